@@ -1,0 +1,26 @@
+//! The builder behind bareboat: a Dockerfile and a request in, an OCI image out.
+//!
+//! Core prints nothing and reads no environment: events flow out through a [`event::Reporter`], and everything that a
+//! build depends on flows in through a [`request::BuildRequest`].
+
+pub mod cache;
+pub mod context;
+pub mod digest;
+pub mod dockerfile;
+pub mod error;
+pub mod event;
+pub mod execute;
+pub mod image;
+pub mod layer;
+pub mod plan;
+pub mod push;
+pub mod registry;
+pub mod request;
+pub mod rootfs;
+pub mod secret;
+pub mod snapshot;
+pub mod store;
+pub mod sys;
+pub mod tree;
+
+pub use error::{Class, Error};

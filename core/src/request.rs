@@ -1,0 +1,117 @@
+//! What a caller asks for: everything that a build depends on and core does not look up itself (environment, home,
+//! clock, proxies, credentials).
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::image::platform::Platform;
+
+/// Where the build context comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContextSource {
+    Directory(PathBuf),
+    /// A tar file, plain or compressed.
+    TarFile(PathBuf),
+    /// A tar on standard input, handed over as a file that can be read.
+    Stdin,
+}
+
+/// A named context (`--build-context name=value`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    Directory(PathBuf),
+    /// `docker-image://reference`
+    Image(String),
+    /// `oci-layout://path[:tag][@digest]`
+    Layout {
+        path: PathBuf,
+        tag: Option<String>,
+        digest: Option<String>,
+    },
+}
+
+/// Which stages do not use the cache.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum NoCache {
+    #[default]
+    Use,
+    All,
+    Stages(Vec<String>),
+}
+
+/// How new layers are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Compression {
+    Gzip { level: u8, members: bool },
+    Zstd { level: u8 },
+    Uncompressed,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Compression::Gzip { level: 6, members: false }
+    }
+}
+
+/// Where the result goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// `type=oci,dest=…,tar=false`: an OCI layout directory.
+    OciDirectory(PathBuf),
+    /// `type=oci,dest=…`: an OCI layout in a tar; `-` is standard output.
+    OciTar(PathBuf),
+    /// `type=image,push=true,name=…`, `type=registry` or `--push`. Empty: the request's tags.
+    Registry { names: Vec<String> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SandboxChoice {
+    #[default]
+    Auto,
+    Overlay,
+}
+
+/// A build. `Default` is a build of nothing with nothing; the shell fills it.
+#[derive(Clone, Debug, Default)]
+pub struct BuildRequest {
+    pub context: Option<ContextSource>,
+    /// `-f`; relative paths are relative to the caller's working directory. `None`: `Dockerfile` in the context.
+    pub dockerfile: Option<PathBuf>,
+    pub build_contexts: BTreeMap<String, NamedContext>,
+    pub target: Option<String>,
+    /// In order, later wins.
+    pub build_args: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub tags: Vec<String>,
+    /// Empty: the host's.
+    pub platforms: Vec<Platform>,
+    pub no_cache: NoCache,
+    /// Ask the registry even where a tag's digest is remembered.
+    pub pull: bool,
+    pub outputs: Vec<Output>,
+    pub compression: Compression,
+    /// `--network`: `default`, `none` or `host`.
+    pub network: Option<String>,
+    /// `--add-host`: name and address.
+    pub add_hosts: Vec<(String, String)>,
+    /// `--shm-size` in bytes.
+    pub shm_bytes: Option<u64>,
+    /// `--ulimit`: name, soft, hard.
+    pub ulimits: Vec<(String, i64, i64)>,
+    /// Proxy variables (both cases) for RUN: not in history or cache keys.
+    pub proxy_args: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// SOURCE_DATE_EPOCH in seconds: from a build arg, else from the environment.
+    pub source_date_epoch: Option<i64>,
+    pub state_directory: PathBuf,
+    /// RUN steps at once, compression workers. At least 1.
+    pub jobs: usize,
+    pub sandbox: SandboxChoice,
+}
+
+/// Where a secret's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    File(PathBuf),
+    Value(crate::secret::Secret<Vec<u8>>),
+}

@@ -1,0 +1,2 @@
+//! The only room for `unsafe` and raw system calls.
+#![allow(unsafe_code)]
