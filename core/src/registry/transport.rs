@@ -1,0 +1,570 @@
+//! Requests: one policy for tries, redirects, plain http and what is refused.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use reqwest::{
+    Method, Response, StatusCode,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::{CONTENT_LENGTH, HeaderMap, LOCATION},
+};
+use url::Url;
+
+use super::{
+    address::Reach,
+    auth::{Access, Ticket},
+    client::Shared,
+    error::{ConnectFailure, Refusal, RefusalKind, RegistryError},
+    host::{Host, shown},
+    options::{ClientOptions, Limits, ProxyRules},
+    pattern::HostPattern,
+    retry,
+};
+
+/// The connections, and the rules for where they may lead.
+pub(crate) struct Http {
+    /// To registries that the user named.
+    own: reqwest::Client,
+    /// To where those sent us: by how far inside that may be.
+    foreign: [reqwest::Client; 3],
+    proxies: ProxyRules,
+    trusted: Vec<HostPattern>,
+    pub(crate) requests: AtomicU64,
+    pub(crate) retries: AtomicU64,
+}
+
+impl Http {
+    pub(crate) fn new(options: &ClientOptions) -> Result<Self, RegistryError> {
+        let proxies = ProxyRules::new(&options.proxies)?;
+        let build = |reach: Reach| {
+            let resolver = Guard { reach, exempt: proxies.hosts().into() };
+            build_client(options, &proxies, (reach != Reach::Special).then_some(resolver))
+        };
+        Ok(Http {
+            own: build(Reach::Special)?,
+            foreign: [build(Reach::Public)?, build(Reach::Private)?, build(Reach::Loopback)?],
+            trusted: options
+                .trusted_redirect_hosts
+                .iter()
+                .filter_map(|text| HostPattern::parse(text))
+                .collect(),
+            proxies,
+            requests: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+        })
+    }
+
+    /// The connections for `url`, to which `host` sent us unless it is its own.
+    ///
+    /// # Errors
+    /// Says why `url` is refused: another scheme than the registry's, or a place further inside than the registry.
+    pub(crate) fn client_for(
+        &self,
+        host: &Host,
+        url: &Url,
+    ) -> Result<&reqwest::Client, &'static str> {
+        if host.owns(url) {
+            return Ok(&self.own);
+        }
+        let name = url.host_str().ok_or("it names no host")?;
+        if !matches!((url.scheme(), host.is_plain()), ("https", _) | ("http", true)) {
+            return Err("it leaves https");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("it holds a user name");
+        }
+        let port = url.port_or_known_default().unwrap_or(443);
+        if self.trusted.iter().any(|pattern| pattern.matches(name, port)) {
+            return Ok(&self.own);
+        }
+        let reach = host.reach();
+        if let Ok(address) = name.trim_matches(['[', ']']).parse::<IpAddr>()
+            && Reach::of(address) > reach
+        {
+            return Err("it leads to an address inside");
+        }
+        if self.proxies.hosts().iter().any(|proxy| proxy == name) {
+            return Err("it leads to the proxy itself");
+        }
+        Ok(&self.foreign[(reach as usize).min(2)])
+    }
+
+    /// Remembers from where a registry answers. Behind a proxy that is not known.
+    fn note_peer(&self, host: &Host, url: &Url, peer: Option<SocketAddr>) {
+        if let Some(peer) = peer
+            && self.proxies.proxy_for(url).is_none()
+        {
+            host.answered_from(peer.ip());
+        }
+    }
+}
+
+fn build_client(
+    options: &ClientOptions,
+    proxies: &ProxyRules,
+    guard: Option<Guard>,
+) -> Result<reqwest::Client, RegistryError> {
+    let mut tls = options.tls.clone();
+    // One connection a blob moves large blobs faster than many streams on one.
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let rules = proxies.clone();
+    let mut builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .http1_only()
+        .no_proxy()
+        .proxy(reqwest::Proxy::custom(move |url| rules.proxy_for(url).cloned()))
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .user_agent(&options.user_agent)
+        .connect_timeout(options.limits.connect_timeout)
+        .tcp_keepalive(Duration::from_secs(30));
+    if let Some(guard) = guard {
+        builder = builder.dns_resolver(Arc::new(guard));
+    }
+    builder.build().map_err(|error| RegistryError::Options(reason(&error)))
+}
+
+/// Resolves names, but not to addresses further inside than `reach`: the check sits where the connection is made, so
+/// that a name can't change in between.
+struct Guard {
+    reach: Reach,
+    /// The proxies' own names.
+    exempt: Arc<[String]>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the name leads to an address inside")]
+struct Inside;
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (reach, exempt) = (self.reach, self.exempt.clone());
+        Box::pin(async move {
+            let name = name.as_str();
+            let any = exempt.iter().any(|proxy| proxy == name);
+            let found = tokio::net::lookup_host((name, 0)).await?;
+            let allowed: Vec<SocketAddr> =
+                found.filter(|address| any || Reach::of(address.ip()) <= reach).collect();
+            if allowed.is_empty() {
+                return Err(Inside.into());
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Where a request goes.
+pub(crate) enum Target {
+    /// A path (and query) below the registry's `/v2/`.
+    Path(String),
+    /// An address that the registry gave.
+    Url(Url),
+}
+
+/// What a request carries; it must be possible to send it again.
+pub(crate) enum Payload<'a> {
+    Empty,
+    Bytes(Bytes),
+    Stream { bytes: u64, open: &'a (dyn Fn() -> reqwest::Body + Send + Sync) },
+}
+
+pub(crate) struct Call<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) method: Method,
+    pub(crate) target: Target,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Payload<'a>,
+    pub(crate) access: Access,
+    pub(crate) tries: u32,
+}
+
+/// An answer in 2xx, its body not read yet.
+pub(crate) struct Answer {
+    pub(crate) response: Response,
+    /// Where it came from, after redirects.
+    pub(crate) url: Url,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: impl reqwest::header::AsHeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// The length that the answer's head gives.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.header(CONTENT_LENGTH)?.parse().ok()
+    }
+}
+
+/// An exchange that ended in an answer of any status.
+struct Hop {
+    response: Response,
+    url: Url,
+    ticket: Option<Ticket>,
+    own: bool,
+}
+
+impl Shared {
+    /// Sends `call`, again where that may help.
+    pub(crate) async fn send(&self, call: &Call<'_>) -> Result<Answer, RegistryError> {
+        let mut failed = 0;
+        loop {
+            let error = match self.exchange(call).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            failed += 1;
+            self.pause(&call.host.name, failed, call.tries, error).await?;
+        }
+    }
+
+    /// Waits before the next try after `error`.
+    ///
+    /// # Errors
+    /// Gives `error` back when there is no next try.
+    pub(crate) async fn pause(
+        &self,
+        registry: &str,
+        failed: u32,
+        tries: u32,
+        error: RegistryError,
+    ) -> Result<(), RegistryError> {
+        if !error.retryable() || failed >= tries {
+            return Err(error);
+        }
+        let asked = error.retry_after(jiff::Timestamp::now());
+        let limit = self.limits().retry_after_max;
+        if let Some(asked) = asked.filter(|asked| *asked > limit) {
+            return Err(RegistryError::RetryTooLate {
+                registry: registry.to_owned(),
+                asked,
+                limit,
+            });
+        }
+        let delay = retry::delay(self.limits(), failed, asked);
+        tracing::warn!(%error, failed, delay_ms = delay.as_millis() as u64, "trying again");
+        self.http.retries.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(delay).await;
+        Ok(())
+    }
+
+    /// One exchange, with the round that gets a credential or a fresh one.
+    async fn exchange(&self, call: &Call<'_>) -> Result<Answer, RegistryError> {
+        let mut renewed = false;
+        loop {
+            let hop = self.follow(call).await?;
+            let status = hop.response.status();
+            if status.is_success() {
+                return Ok(Answer { response: hop.response, url: hop.url });
+            }
+            let own = hop.own;
+            let (refusal, ticket) = self.refusal(call, hop).await?;
+            // A challenge from where the registry sent us is not answered: it is not the registry's.
+            if own && self.may_renew(call, &refusal, ticket.as_ref(), renewed).await? {
+                renewed = ticket.is_some();
+                continue;
+            }
+            return Err(RegistryError::Refused(Box::new(refusal)));
+        }
+    }
+
+    async fn may_renew(
+        &self,
+        call: &Call<'_>,
+        refusal: &Refusal,
+        ticket: Option<&Ticket>,
+        renewed: bool,
+    ) -> Result<bool, RegistryError> {
+        match refusal.status {
+            StatusCode::UNAUTHORIZED if !renewed => {
+                self.answer_challenge(call.host, &refusal.headers, ticket, &call.access).await
+            }
+            StatusCode::FORBIDDEN if refusal.kind == RefusalKind::Expired => {
+                match ticket.filter(|_| !renewed) {
+                    Some(ticket) => self.renew(call.host, ticket, &call.access).await,
+                    None => Ok(false),
+                }
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Reads what came with an answer outside 2xx.
+    async fn refusal(
+        &self,
+        call: &Call<'_>,
+        hop: Hop,
+    ) -> Result<(Refusal, Option<Ticket>), RegistryError> {
+        let (status, headers) = (hop.response.status(), hop.response.headers().clone());
+        let url = shown(&hop.url);
+        // A body that can't be read does not hide the status.
+        let limits = self.limits();
+        let body = read_some(hop.response, limits.error_bytes_max, limits.response_timeout).await;
+        tracing::debug!(method = %call.method, %url, %status, "refused");
+        let mut refusal = Refusal::new(call.method.clone(), url, status, headers, &body);
+        refusal.credential = hop.ticket.as_ref().and_then(|ticket| ticket.source.clone());
+        Ok((refusal, hop.ticket))
+    }
+
+    /// Follows redirects, with the registry's credential on its own origin only.
+    async fn follow(&self, call: &Call<'_>) -> Result<Hop, RegistryError> {
+        let mut url = match &call.target {
+            Target::Path(path) => v2(call.host.base(), path)?,
+            Target::Url(url) => url.clone(),
+        };
+        let mut from = shown(&url);
+        for _ in 0..=self.limits().redirects_max {
+            let hop = self.hop(call, url, &from).await?;
+            let status = hop.response.status();
+            if !status.is_redirection() || status == StatusCode::NOT_MODIFIED {
+                return Ok(hop);
+            }
+            from = shown(&hop.url);
+            url = redirect_target(call, &hop)?;
+            tracing::debug!(from, to = shown(&url), "redirected");
+        }
+        Err(RegistryError::Redirects { url: from, limit: self.limits().redirects_max })
+    }
+
+    async fn hop(&self, call: &Call<'_>, url: Url, from: &str) -> Result<Hop, RegistryError> {
+        let own = call.host.owns(&url);
+        let ticket = if own { self.ticket(call.host, &call.access).await? } else { None };
+        let client = self.http.client_for(call.host, &url).map_err(|reason| {
+            RegistryError::Redirect { url: from.to_owned(), target: shown(&url), reason }
+        })?;
+        if !own || !call.host.may_try_plain() {
+            let response = self.wire(client, call, &url, ticket.as_ref()).await?;
+            if own {
+                self.http.note_peer(call.host, &url, response.remote_addr());
+            }
+            return Ok(Hop { response, url, ticket, own });
+        }
+        let (response, url) = self.wire_undecided(client, call, url, ticket.as_ref()).await?;
+        self.http.note_peer(call.host, &url, response.remote_addr());
+        Ok(Hop { response, url, ticket, own })
+    }
+
+    /// TLS first; plain http where the answer is not TLS.
+    async fn wire_undecided(
+        &self,
+        client: &reqwest::Client,
+        call: &Call<'_>,
+        url: Url,
+        ticket: Option<&Ticket>,
+    ) -> Result<(Response, Url), RegistryError> {
+        let error = match self.wire(client, call, &url, ticket).await {
+            Ok(response) => {
+                call.host.decide(false);
+                return Ok((response, url));
+            }
+            Err(error) => error,
+        };
+        if !speaks_no_tls(&error, call.host.has_port()) {
+            return Err(error);
+        }
+        let mut plain = url;
+        // From https to http is always possible.
+        let _ = plain.set_scheme("http");
+        let response = self.wire(client, call, &plain, None).await?;
+        tracing::debug!(registry = call.host.name, "speaks plain http");
+        call.host.decide(true);
+        Ok((response, plain))
+    }
+
+    /// Puts one request on the wire and waits for the answer's head.
+    async fn wire(
+        &self,
+        client: &reqwest::Client,
+        call: &Call<'_>,
+        url: &Url,
+        ticket: Option<&Ticket>,
+    ) -> Result<Response, RegistryError> {
+        let mut headers = call.headers.clone();
+        if let Some(ticket) = ticket {
+            ticket.apply(call.host, url, &mut headers);
+        }
+        let mut request = client.request(call.method.clone(), url.clone());
+        let mut limit = Some(self.limits().response_timeout);
+        match &call.payload {
+            Payload::Empty if matches!(call.method, Method::POST | Method::PUT) => {
+                request = request.header(CONTENT_LENGTH, 0);
+            }
+            Payload::Empty => {}
+            Payload::Bytes(bytes) => request = request.body(bytes.clone()),
+            Payload::Stream { bytes, open } => {
+                // With the length given, the body is not sent in chunks, which some registries refuse.
+                request = request.header(CONTENT_LENGTH, *bytes).body(open());
+                // The upload has its own watch.
+                limit = None;
+            }
+        }
+        self.http.requests.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(method = %call.method, url = shown(url), "request");
+        execute(request.headers(headers), url, limit).await
+    }
+}
+
+/// Sends `request` and waits for the head of its answer.
+pub(crate) async fn execute(
+    request: reqwest::RequestBuilder,
+    url: &Url,
+    limit: Option<Duration>,
+) -> Result<Response, RegistryError> {
+    let sent = request.send();
+    let result = match limit {
+        Some(limit) => tokio::time::timeout(limit, sent)
+            .await
+            .map_err(|_| RegistryError::TimedOut { url: shown(url), what: "the answer", limit })?,
+        None => sent.await,
+    };
+    result.map_err(|error| transport_error(&error, url))
+}
+
+/// `/v2/` and `path` below `base`.
+fn v2(base: &Url, path: &str) -> Result<Url, RegistryError> {
+    base.join(&format!("/v2/{path}")).map_err(|error| RegistryError::Answer {
+        url: shown(base),
+        reason: format!("{path:?} is no path: {error}"),
+    })
+}
+
+fn redirect_target(call: &Call<'_>, hop: &Hop) -> Result<Url, RegistryError> {
+    let status = hop.response.status();
+    let wrong = |target: &str, reason| RegistryError::Redirect {
+        url: shown(&hop.url),
+        target: super::error::printable(target, 200),
+        reason,
+    };
+    let location = hop.response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let Some(location) = location else { return Err(wrong("nowhere", "there is no Location")) };
+    let keeps_method = matches!(status.as_u16(), 307 | 308);
+    if !keeps_method && !matches!(call.method, Method::GET | Method::HEAD) {
+        return Err(wrong("another place", "the request would lose its method"));
+    }
+    let mut url = hop.url.join(location).map_err(|_| wrong("no URL", "it can't be read"))?;
+    url.set_fragment(None);
+    Ok(url)
+}
+
+/// Reads at most `max` bytes; what can't be read is left out.
+async fn read_some(mut response: Response, max: u64, limit: Duration) -> Vec<u8> {
+    let mut body = Vec::new();
+    let _ = tokio::time::timeout(limit, async {
+        while let Ok(Some(chunk)) = response.chunk().await {
+            let room = (max as usize).saturating_sub(body.len());
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if chunk.len() >= room {
+                break;
+            }
+        }
+    })
+    .await;
+    body
+}
+
+/// Reads a whole document of at most `max` bytes.
+pub(crate) async fn read_all(
+    mut response: Response,
+    url: &Url,
+    max: u64,
+    limits: &Limits,
+) -> Result<Bytes, RegistryError> {
+    let too_large = || RegistryError::TooLarge { what: shown(url), limit: max };
+    if response.content_length().is_some_and(|length| length > max) {
+        return Err(too_large());
+    }
+    let read = async {
+        let mut body = Vec::new();
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| transport_error(&error, url))?
+        {
+            if (body.len() + chunk.len()) as u64 > max {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Bytes::from(body))
+    };
+    let limit = limits.document_timeout;
+    tokio::time::timeout(limit, read).await.map_err(|_| RegistryError::TimedOut {
+        url: shown(url),
+        what: "the document",
+        limit,
+    })?
+}
+
+pub(crate) fn transport_error(error: &reqwest::Error, url: &Url) -> RegistryError {
+    if find::<Inside>(error).is_some() {
+        let reason = "its host's name leads to an address inside";
+        return RegistryError::Redirect { url: "the registry".into(), target: shown(url), reason };
+    }
+    let (url, reason) = (shown(url), reason(error));
+    if error.is_connect() {
+        return RegistryError::Connect { url, reason, failure: connect_failure(error) };
+    }
+    RegistryError::Broken { url, reason }
+}
+
+fn connect_failure(error: &reqwest::Error) -> ConnectFailure {
+    use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
+    match find::<rustls::Error>(error) {
+        Some(rustls::Error::InvalidMessage(_)) => return ConnectFailure::NotTls,
+        Some(_) => return ConnectFailure::Certificate,
+        None => {}
+    }
+    match find::<std::io::Error>(error).map(std::io::Error::kind) {
+        Some(UnexpectedEof | ConnectionReset) => ConnectFailure::HandshakeCut,
+        _ => ConnectFailure::Network,
+    }
+}
+
+/// The innermost cause: the outer ones repeat the URL.
+fn reason(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    let text = match cause.downcast_ref::<reqwest::Error>() {
+        Some(_) => "the request could not be made".to_owned(),
+        None => cause.to_string(),
+    };
+    super::error::printable(&text, 300)
+}
+
+/// Looks for an error of type `T` among the causes, also inside of `io::Error`s.
+fn find<'a, T: std::error::Error + 'static>(error: &'a reqwest::Error) -> Option<&'a T> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(found) = current.downcast_ref::<T>() {
+            return Some(found);
+        }
+        if let Some(io) = current.downcast_ref::<std::io::Error>()
+            && let Some(inner) = io.get_ref()
+        {
+            cause = Some(inner);
+            continue;
+        }
+        cause = current.source();
+    }
+    None
+}
+
+/// Whether `error` is what a server without TLS causes. A wrong certificate is none of that.
+fn speaks_no_tls(error: &RegistryError, has_port: bool) -> bool {
+    match error {
+        RegistryError::Connect { failure, .. } => match failure {
+            ConnectFailure::NotTls | ConnectFailure::HandshakeCut => true,
+            // Nobody listens on 443: without a written port, 80 is the other place to look.
+            ConnectFailure::Network => !has_port,
+            ConnectFailure::Certificate => false,
+        },
+        _ => false,
+    }
+}
