@@ -1,0 +1,234 @@
+//! Processes: forking a single-threaded one, executing, signals, waiting, figures.
+
+use std::{
+    convert::Infallible,
+    ffi::{CStr, CString},
+    io,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+};
+
+use rustix::{
+    io::Errno,
+    process::{DumpableBehavior, Pid},
+};
+
+/// Forbids other processes of this user to read this one's memory, environment and descriptors, and core dumps. To be
+/// called again after every exec.
+pub fn set_nondumpable() -> io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// The largest resident set of this process so far, in bytes.
+pub fn max_rss_bytes() -> u64 {
+    // SAFETY: an all-zero `rusage` is a valid value, and getrusage only writes to it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024
+}
+
+/// The proportional set size of a process in bytes, from /proc/PID/smaps_rollup.
+pub fn pss_bytes(pid: u32) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Which side of a fork this is.
+pub enum Fork {
+    Child,
+    Parent(Pid),
+}
+
+/// Forks this process, which must have no other thread: checked, because locks that another thread holds would stay
+/// shut in the child for ever. Fails with `EBUSY` otherwise.
+pub fn fork_single_threaded() -> io::Result<Fork> {
+    if thread_count()? != 1 {
+        return Err(Errno::BUSY.into());
+    }
+    // SAFETY: there is no other thread, so the child is a full copy with no lock held.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Pid::from_raw(pid).map(Fork::Parent).ok_or_else(|| Errno::SRCH.into()),
+    }
+}
+
+fn thread_count() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Threads:"));
+    let count = line.and_then(|count| count.trim().parse().ok());
+    count.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Replaces this process's image. Returns only on failure.
+pub fn execute(path: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| {
+        let mut pointers: Vec<_> = strings.iter().map(|string| string.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        pointers
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: both arrays end with a null pointer and point to strings that live until the call returns.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Gives every signal its default action and empties the signal mask, as a fresh process expects.
+pub fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: no handler is installed, only the default action; signals that can't be changed give an error that
+        // does not matter.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: sigemptyset initialises the set before sigprocmask reads it.
+    let result = unsafe {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
+    };
+    check(result.into())
+}
+
+/// Marks every descriptor from `first` on to be closed by the next exec; without the call for it, by /proc/self/fd.
+pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    let flag = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: marking descriptors takes no memory and closes nothing now.
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flag as libc::c_uint)
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        if let Some(fd) = name.to_str().and_then(|name| name.parse::<RawFd>().ok())
+            && fd >= first
+        {
+            // SAFETY: fcntl on a number that is no descriptor fails with EBADF and does nothing.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
+/// Puts `fd` at the number `number` (0, 1 or 2), inheritable. What was there is closed.
+pub fn install_descriptor(fd: &OwnedFd, number: RawFd) -> io::Result<()> {
+    // SAFETY: only standard descriptors are replaced, which no `OwnedFd` of the helper owns.
+    let result = unsafe { libc::dup2(fd.as_raw_fd(), number) };
+    check(result.min(0).into())
+}
+
+/// Takes over an inherited descriptor (0, 1 or 2): moves it to a high number that is closed on exec.
+pub fn adopt_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    use std::os::fd::BorrowedFd;
+    // SAFETY: the number is borrowed for the one call that follows; if nothing is open there the call fails.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(rustix::io::fcntl_dupfd_cloexec(borrowed, 10)?)
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Code(i32),
+    Signal(i32),
+}
+
+/// A child that was waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Waited {
+    pub ended: Ended,
+    /// The largest resident set of the child and of what it waited for, in bytes.
+    pub max_rss_bytes: u64,
+    /// Processor time of the child and of what it waited for, in microseconds.
+    pub cpu_microseconds: u64,
+}
+
+/// Waits until the child has ended.
+pub fn wait(pid: Pid) -> io::Result<Waited> {
+    loop {
+        if let Some(waited) = wait_with(pid, 0)? {
+            return Ok(waited);
+        }
+    }
+}
+
+/// Asks whether the child has ended, and reaps it if so.
+pub fn wait_now(pid: Pid) -> io::Result<Option<Waited>> {
+    wait_with(pid, libc::WNOHANG)
+}
+
+fn wait_with(pid: Pid, options: libc::c_int) -> io::Result<Option<Waited>> {
+    let mut status = 0;
+    // SAFETY: wait4 writes to the status and the zeroed rusage, both of which live here.
+    let (result, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        let result = libc::wait4(pid.as_raw_nonzero().get(), &mut status, options, &mut usage);
+        (result, usage)
+    };
+    match result {
+        -1 => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            error => Err(error),
+        },
+        0 => Ok(None),
+        _ => Ok(ended(status).map(|ended| waited(ended, &usage))),
+    }
+}
+
+fn ended(status: libc::c_int) -> Option<Ended> {
+    if libc::WIFEXITED(status) {
+        Some(Ended::Code(libc::WEXITSTATUS(status)))
+    } else if libc::WIFSIGNALED(status) {
+        Some(Ended::Signal(libc::WTERMSIG(status)))
+    } else {
+        None
+    }
+}
+
+fn waited(ended: Ended, usage: &libc::rusage) -> Waited {
+    let microseconds = |time: libc::timeval| {
+        u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000
+            + u64::try_from(time.tv_usec).unwrap_or(0)
+    };
+    Waited {
+        ended,
+        max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        cpu_microseconds: microseconds(usage.ru_utime) + microseconds(usage.ru_stime),
+    }
+}
+
+/// Ends this process at once, without destructors or exit handlers.
+pub fn exit_now(code: i32) -> Infallible {
+    // SAFETY: _exit never returns and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+pub(super) fn check(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_plausible() {
+        let mebibyte = 1024 * 1024;
+        assert!(max_rss_bytes() > mebibyte);
+        assert!(pss_bytes(std::process::id()).unwrap() > mebibyte / 4);
+    }
+
+    #[test]
+    fn a_threaded_process_does_not_fork() {
+        let (send, receive) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || receive.recv());
+        let error = fork_single_threaded().err().unwrap();
+        assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+        drop(send);
+        thread.join().unwrap().unwrap_err();
+    }
+}
