@@ -1,13 +1,16 @@
 //! One invocation of `bareboat build`: its context, Dockerfile, state and arguments; and what came of it.
 
 use std::{
-    cell::Cell,
     ffi::{OsStr, OsString},
     fs,
     io::Read,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -17,9 +20,14 @@ use super::{
     process::{self, Io},
 };
 
-/// The binary under test.
+/// The binary under test: the one that cargo built with the tests, or another one (a release, say) that BAREBOAT_TEST_BINARY names.
 pub fn binary() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_bareboat"))
+    static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
+        std::env::var_os("BAREBOAT_TEST_BINARY")
+            .unwrap_or(env!("CARGO_BIN_EXE_bareboat").into())
+            .into()
+    });
+    &BINARY
 }
 
 /// A build that can be run as often as a test likes. Context, state and outputs live in a folder of its own.
@@ -30,7 +38,7 @@ pub struct Build {
     environment: Vec<(OsString, OsString)>,
     output: bool,
     timeout: Duration,
-    runs: Cell<u32>,
+    runs: AtomicU32,
 }
 
 impl Build {
@@ -46,7 +54,7 @@ impl Build {
             environment: Vec::new(),
             output: true,
             timeout: Duration::from_secs(300),
-            runs: Cell::new(0),
+            runs: AtomicU32::new(0),
         };
         build.dockerfile(dockerfile)
     }
@@ -138,7 +146,7 @@ impl Build {
 
     /// Starts the build in a process group of its own.
     pub fn spawn(&self) -> Running {
-        let run = self.runs.replace(self.runs.get() + 1);
+        let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let layout = self.scratch.path().join(format!("out-{run}"));
         let metadata = self.scratch.path().join(format!("metadata-{run}.json"));
         let mut command = self.command(&layout, &metadata);
@@ -226,7 +234,10 @@ impl Running {
     /// # Panics
     /// On that timeout, with what the build had printed.
     pub fn wait(mut self) -> Outcome {
-        let in_time = process::wait_for_exit(self.pid(), self.deadline);
+        let mut peak_bytes = 0;
+        let in_time = process::wait_for_exit(self.pid(), self.deadline, |pid| {
+            peak_bytes = process::peak_bytes(pid).unwrap_or(peak_bytes);
+        });
         let io = process::io(self.pid());
         if !in_time {
             process::kill_tree(self.pid());
@@ -234,7 +245,15 @@ impl Running {
         let status = self.child.wait().unwrap();
         let (stdout, stderr) = (text(self.stdout), text(self.stderr));
         assert!(in_time, "the build did not end in time\n{stdout}\n{stderr}");
-        Outcome { status, stdout, stderr, layout: self.layout, metadata: self.metadata, io }
+        Outcome {
+            status,
+            stdout,
+            stderr,
+            layout: self.layout,
+            metadata: self.metadata,
+            io,
+            peak_bytes,
+        }
     }
 }
 
@@ -251,6 +270,8 @@ pub struct Outcome {
     pub metadata: PathBuf,
     /// Bytes that the builder and its finished children read and wrote, sockets and pipes too.
     pub io: Io,
+    /// The most memory that the builder's main process held.
+    pub peak_bytes: u64,
 }
 
 /// A step as the metadata file tells of it.

@@ -24,6 +24,13 @@ pub fn io(pid: u32) -> Io {
     Io { read_bytes: field("rchar:"), written_bytes: field("wchar:") }
 }
 
+/// The largest resident set that a living process has had.
+pub fn peak_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
 fn pid_of(pid: u32) -> Pid {
     Pid::from_raw(pid as i32).expect("a process id is not zero")
 }
@@ -33,12 +40,14 @@ pub fn signal(pid: u32, signal: Signal) {
 }
 
 /// Waits for our child to end without reaping it, so that its /proc entry can still be read. False past the deadline.
-pub fn wait_for_exit(pid: u32, deadline: Instant) -> bool {
+/// `look` is called every few milliseconds.
+pub fn wait_for_exit(pid: u32, deadline: Instant, mut look: impl FnMut(u32)) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     while Instant::now() < deadline {
         if matches!(waitid(WaitId::Pid(pid_of(pid)), options), Ok(Some(_)) | Err(_)) {
             return true;
         }
+        look(pid);
         thread::sleep(Duration::from_millis(5));
     }
     false

@@ -149,6 +149,13 @@ impl TarForge {
         self.raw(&member.bytes())
     }
 
+    /// A member whose names come in a PAX header, however long they are. `link` may be empty.
+    pub fn add_named(self, member: Member, name: &str, link: &str) -> TarForge {
+        let records = [("path", name.as_bytes()), ("linkpath", link.as_bytes())];
+        let given: Vec<_> = records.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        self.pax(&given).add(member)
+    }
+
     /// A PAX header for the next member, its records well formed.
     pub fn pax(self, records: &[(&str, &[u8])]) -> TarForge {
         let body: Vec<u8> =
