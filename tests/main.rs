@@ -1,1 +1,13 @@
+//! The integration tests: the binary against real peers. Start them with tests/run, which installs and starts those.
 
+mod cache;
+mod cli;
+mod crash;
+mod dockerfile;
+mod flatten;
+mod hostile;
+mod image;
+mod peers_test;
+mod reproducible;
+mod static_binary;
+mod support;

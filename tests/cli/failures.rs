@@ -1,0 +1,154 @@
+//! Every class of failure has its exit code, names its place and says what to do.
+
+use std::fs;
+
+use crate::support::{Build, Peers, build::bareboat};
+
+fn invoke(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = bareboat().args(arguments).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn unknown_flags_and_wrong_values_are_usage() {
+    for arguments in [
+        &["build", "--no-such-flag", "."][..],
+        &["build"],
+        &["build", "--progress", "loud", "."],
+        &["build", "--platform", "not/a/platform/at/all", "."],
+        &["build", "-o", "type=carrier-pigeon,dest=x", "."],
+        &["build", "-o", "type=oci", "-o", "type=oci,dest=x,colour=red", "."],
+        &["build", "--jobs", "0", "."],
+        &["no-such-command"],
+    ] {
+        let (code, stderr) = invoke(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {stderr}");
+        assert!(!stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_flag_near_a_known_one_is_explained() {
+    let (code, stderr) = invoke(&["build", "--taget", "x", "."]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("--target"), "{stderr}");
+}
+
+#[test]
+fn a_missing_context_or_dockerfile_is_input() {
+    let (code, stderr) = invoke(&["build", "/no/such/context"]);
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.contains("/no/such/context"), "{stderr}");
+    let build = Build::new("");
+    fs::remove_file(build.context().join("Dockerfile")).unwrap();
+    build.run().failure(3, &["Dockerfile"]);
+}
+
+#[test]
+fn a_wrong_dockerfile_is_shown_with_line_and_caret() {
+    let outcome = Build::new("FROM scratch\nCOPY Dockerfile /\nRUNN true\n")
+        .run()
+        .failure(3, &["Dockerfile:3", "RUNN true"]);
+    assert!(outcome.stderr.contains('^'), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("RUN"), "it names what was meant: {}", outcome.stderr);
+}
+
+#[test]
+fn an_empty_dockerfile_and_an_unknown_stage_are_input() {
+    Build::new("# nothing\n").run().failure(3, &["Dockerfile"]);
+    Build::new("FROM scratch AS one\nCOPY Dockerfile /\n")
+        .args(["--target", "two"])
+        .run()
+        .failure(3, &["two"]);
+}
+
+#[test]
+fn a_missing_source_file_is_input() {
+    Build::new("FROM scratch\n\nCOPY nothing-here /\n")
+        .run()
+        .failure(3, &["Dockerfile:3", "nothing-here"]);
+}
+
+#[test]
+fn the_dockerfile_is_named_as_the_user_named_it() {
+    let build = Build::new("FROM scratch\n");
+    let other = build.scratch().join("Other.dockerfile");
+    fs::write(&other, "FROM scratch\nCOPY nothing-here /\n").unwrap();
+    build.arg("-f").arg(&other).run().failure(3, &["Other.dockerfile:2"]);
+}
+
+#[test]
+fn a_failing_step_shows_its_line_command_status_and_output() {
+    let build =
+        Build::new("FROM {busybox}\nRUN true\nRUN echo on stdout; echo on stderr >&2; exit 42\n");
+    let outcome =
+        build.run().failure(1, &["Dockerfile:3", "exit 42", "42", "on stdout", "on stderr"]);
+    let error = &outcome.stderr[outcome
+        .stderr
+        .rfind("error")
+        .unwrap_or_else(|| panic!("no error in {}", outcome.stderr))..];
+    assert!(error.contains("42"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_step_ended_by_a_signal_names_it() {
+    let outcome =
+        Build::new("FROM {busybox}\nRUN kill -SEGV $$\n").run().failure(1, &["Dockerfile:2"]);
+    assert!(
+        outcome.stderr.contains("SIGSEGV") || outcome.stderr.contains("signal 11"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn a_missing_program_is_a_failing_step() {
+    Build::new("FROM {busybox}\nRUN [\"/no/such/program\"]\n")
+        .run()
+        .failure(1, &["Dockerfile:2", "/no/such/program"]);
+    Build::new("FROM scratch\nRUN true\n").run().failure(1, &["Dockerfile:2", "/bin/sh"]);
+}
+
+#[test]
+fn a_missing_base_is_a_source() {
+    let registry = Peers::get().registry;
+    Build::new("FROM {registry}/no/such:image\n")
+        .run()
+        .failure(4, &["Dockerfile:1", &format!("{registry}/no/such:image")]);
+    Build::new("FROM 127.0.0.1:1/nothing:listens\n")
+        .timeout(120)
+        .run()
+        .failure(4, &["127.0.0.1:1"]);
+    Build::new("FROM {busybox}\nCOPY --from={registry}/no/such:image /a /b\n")
+        .run()
+        .failure(4, &["Dockerfile:2"]);
+}
+
+#[test]
+fn a_push_to_nowhere_is_a_push() {
+    let build = Build::new("FROM scratch\nCOPY Dockerfile /\n").without_output().timeout(120);
+    build.args(["-t", "127.0.0.1:1/nothing:listens", "--push"]).run().failure(5, &["127.0.0.1:1"]);
+}
+
+#[test]
+fn errors_are_escaped_on_the_way_to_a_terminal() {
+    let outcome = Build::new("FROM scratch\nCOPY \"\x1b[31mred\" /\n").run().failure(3, &[]);
+    assert!(!outcome.stderr.contains('\x1b'), "{:?}", outcome.stderr);
+}
+
+#[test]
+fn a_panic_is_never_an_answer() {
+    for dockerfile in [
+        "FROM",
+        "FROM scratch\nENV",
+        "\u{feff}FROM scratch\nCOPY <<A <<B /\nA\n",
+        "FROM scratch\nRUN --mount=type=\n",
+        "FROM ${A:?}\n",
+        "ONBUILD",
+        "FROM scratch\nCOPY [\"a\" /]\n",
+    ] {
+        let outcome = Build::new(dockerfile).run();
+        assert_eq!(outcome.code(), Some(3), "{dockerfile:?}: {}", outcome.stderr);
+        assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+    }
+}

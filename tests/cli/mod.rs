@@ -1,0 +1,4 @@
+//! The command line: exit codes, error frames, outputs.
+
+mod failures;
+mod outputs;

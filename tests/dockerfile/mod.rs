@@ -1,0 +1,4 @@
+//! Dockerfiles as people write them every day. What each instruction does in detail is the golden cases' business.
+
+mod everyday;
+mod stages;

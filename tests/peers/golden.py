@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""The suite `golden`: all golden cases with a bareboat binary, judged by tests/golden/passing.txt.
+
+    golden.py --bareboat PATH [--update] [--list FILE] [CASE …]
+
+Fails if a case that the list names did not pass (or does not exist), and reports the cases that pass without being listed, so that the
+list is kept true; --update rewrites it instead. A case that this machine could not set up counts as failed if it is listed. The last
+line is `N passed, N failed`: of the listed cases.
+"""
+import argparse, json, os, shlex, subprocess, sys, tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+GOLDEN = os.path.join(os.path.dirname(HERE), "golden")
+HEADER = "# Golden cases that pass; none may fail again. Kept by `tests/run --update-golden`.\n"
+
+
+def read_list(path):
+    with open(path, encoding="utf-8") as lines:
+        return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+
+
+def run(options, results):
+    """Runs run_golden.py over the cases; its own output is shown but for its verdict, which counts unlisted cases too."""
+    binary = shlex.quote(os.path.abspath(options.bareboat))
+    state = os.path.join(options.scratch, "state")
+    template = f"BAREBOAT_STATE_DIR={shlex.quote(state)} {binary}"
+    command = [
+        sys.executable, os.path.join(GOLDEN, "run_golden.py"), "--registry", "localhost:0", "--json", results, "--quiet", "--tmp", options.scratch,
+        "--cmd", template + " build -f {dockerfile} {args} -o type=oci,dest={out},tar=false {context}",
+        "--check-cmd", template + " check --format json -f {dockerfile} {args} {context}",
+        *options.cases,
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+    lines = done.stdout.splitlines()
+    print("\n".join(line for line in lines[:-1]))
+    if not os.path.isfile(results):
+        sys.exit(f"run_golden.py did not finish (exit status {done.returncode})")
+    print(f"run_golden.py: {lines[-1] if lines else 'nothing'} of all cases")
+
+
+def show(title, results, names, differences_max):
+    if not names:
+        return
+    print(f"{title}:")
+    for name in sorted(names):
+        print(f"  {name}")
+        for aspect, text in results[name]["diffs"][:differences_max] if name in results else []:
+            print(f"      {aspect:8} {text}")
+
+
+def update(path, passing):
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(HEADER + "".join(name + "\n" for name in sorted(passing)))
+    print(f"{path}: {len(passing)} cases")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bareboat", required=True)
+    parser.add_argument("--update", action="store_true")
+    parser.add_argument("--list", default=os.path.join(GOLDEN, "passing.txt"))
+    parser.add_argument("cases", nargs="*")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="golden-") as options.scratch:
+        path = os.path.join(options.scratch, "results.json")
+        run(options, path)
+        with open(path, encoding="utf-8") as file:
+            results = {result["case"]: result for result in json.load(file)}
+    passing = {name for name, result in results.items() if result["verdict"] == "PASS"}
+    if options.update:
+        if options.cases:
+            passing |= read_list(options.list) - set(results)
+        update(options.list, passing)
+        return 0
+    return judge(options, results, passing)
+
+
+def judge(options, results, passing):
+    listed = read_list(options.list)
+    unknown = set() if options.cases else listed - set(results)
+    broken = (listed & set(results)) - passing
+    unlisted = passing - listed
+    show("listed in passing.txt, and failed", results, broken, 12)
+    show("listed in passing.txt, but there is no such case", results, unknown, 0)
+    show("passes, but is not listed in passing.txt (tests/run --update-golden)", results, unlisted, 0)
+    print(f"{len(passing)} of {len(results)} cases pass, {len(listed)} are listed")
+    print(f"{len(listed & passing)} passed, {len(broken) + len(unknown)} failed")
+    return 1 if broken or unknown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
