@@ -1,5 +1,9 @@
 //! Changeset -> canonical tar -> compressed blob, and a foreign layer's bytes -> index (and entries for whoever wants them).
 
+pub mod decompress;
+pub mod limits;
+pub mod tar;
+
 use std::io::{self, Read};
 
 use crate::{
