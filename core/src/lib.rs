@@ -16,11 +16,13 @@ pub mod plan;
 pub mod push;
 pub mod registry;
 pub mod request;
+pub mod resolve;
 pub mod rootfs;
 pub mod secret;
 pub mod snapshot;
 pub mod store;
 pub mod sys;
+pub mod time;
 pub mod tree;
 
 pub use error::{Class, Error};
