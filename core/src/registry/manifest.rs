@@ -112,7 +112,7 @@ pub struct ImageManifest {
     #[serde(default)]
     pub artifact_type: Option<String>,
     #[serde(default)]
-    pub subject: Option<Descriptor>,
+    pub subject: Option<Box<Descriptor>>,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
 }
@@ -124,14 +124,14 @@ pub struct ImageIndex {
     #[serde(default)]
     pub artifact_type: Option<String>,
     #[serde(default)]
-    pub subject: Option<Descriptor>,
+    pub subject: Option<Box<Descriptor>>,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manifest {
-    Image(ImageManifest),
+    Image(Box<ImageManifest>),
     Index(ImageIndex),
 }
 
@@ -171,7 +171,7 @@ impl Manifest {
         let media_type = media_type(head.media_type.as_deref(), outside)?;
         let manifest = match media_type {
             OCI_INDEX | DOCKER_LIST => Manifest::Index(read(bytes)?),
-            _ => Manifest::Image(read(bytes)?),
+            _ => Manifest::Image(Box::new(read(bytes)?)),
         };
         manifest.descriptors().try_for_each(Descriptor::check)?;
         Ok((manifest, media_type.to_owned()))
@@ -182,7 +182,7 @@ impl Manifest {
             Manifest::Image(image) => (Some(&image.config), &image.layers, &image.subject),
             Manifest::Index(index) => (None, &index.manifests, &index.subject),
         };
-        config.into_iter().chain(list).chain(subject)
+        config.into_iter().chain(list).chain(subject.as_deref())
     }
 }
 

@@ -112,7 +112,10 @@ impl Check {
 
     /// At the end of the source.
     fn end(&self) -> Result<(), RegistryError> {
-        if self.seen == self.size { Ok(()) } else { Err(self.wrong_size()) }
+        if self.seen != self.size {
+            return Err(self.wrong_size());
+        }
+        Ok(())
     }
 
     fn wrong_size(&self) -> RegistryError {

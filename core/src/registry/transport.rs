@@ -539,7 +539,7 @@ fn reason(error: &reqwest::Error) -> String {
 }
 
 /// Looks for an error of type `T` among the causes, also inside of `io::Error`s.
-fn find<'a, T: std::error::Error + 'static>(error: &'a reqwest::Error) -> Option<&'a T> {
+fn find<T: std::error::Error + 'static>(error: &reqwest::Error) -> Option<&T> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(found) = current.downcast_ref::<T>() {

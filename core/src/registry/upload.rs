@@ -23,7 +23,7 @@ use super::{
     error::{RefusalKind, RegistryError},
     fetch::CONTENT_DIGEST,
     host::shown,
-    reference::Repository,
+    reference::{Reference, Repository},
     source::{self, Source},
     transport::{Answer, Payload, Target, read_all},
 };
@@ -142,7 +142,7 @@ impl Client {
             }
             // ECR says 403 for "no"; if it is meant, the POST says so with a reason.
             Err(RegistryError::Refused(refusal))
-                if matches!(refusal.status.as_u16(), 403 | 404 | 405) =>
+                if matches!(refusal.status.as_u16(), 403..=405) =>
             {
                 Ok(false)
             }
@@ -294,6 +294,33 @@ impl Client {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Client {
+    /// The digest that `name` has on the registry itself, if it says so without being asked for the manifest.
+    pub(crate) async fn pushed_digest(
+        &self,
+        repository: &Repository,
+        name: &str,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let endpoint = self.shared.endpoint(repository)?;
+        let access = Access::push(&endpoint.repository);
+        let there = self.head_manifest_with(&endpoint, name, access).await?;
+        Ok(there.map(|there| there.digest))
+    }
+
+    /// The digest of the manifest that the registry itself serves for `name`.
+    pub(crate) async fn read_back(
+        &self,
+        repository: &Repository,
+        name: &str,
+    ) -> Result<Digest, RegistryError> {
+        let endpoint = self.shared.endpoint(repository)?;
+        let Repository { registry, name: path } = repository.clone();
+        let reference = Reference::with_tag(registry, path, name.to_owned());
+        let access = Access::push(&endpoint.repository);
+        Ok(self.get_manifest(&endpoint, &reference, access).await?.digest)
     }
 }
 

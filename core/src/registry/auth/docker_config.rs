@@ -80,6 +80,11 @@ impl DockerConfigKeychain {
         helpers: Option<Helpers>,
     ) -> Result<Self, DockerConfigError> {
         let text = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+        // serde takes a list for a struct.
+        if text.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+            let (file, reason) = (name.to_owned(), "it is not a JSON object");
+            return Err(DockerConfigError { file, line: 1, column: 1, reason });
+        }
         let file: File = serde_json::from_slice(text).map_err(|error| DockerConfigError {
             file: name.to_owned(),
             line: error.line(),
@@ -110,7 +115,7 @@ impl DockerConfigKeychain {
     async fn find(&self, host: &str, repository: &str) -> Result<Option<Credential>, String> {
         for helper in [self.cred_helpers.get(host), self.creds_store.as_ref()].into_iter().flatten()
         {
-            if let Some(kind) = self.from_helper(helper, host).await? {
+            if let Some(kind) = self.ask_helper(helper, host).await? {
                 let source = format!("docker-credential-{helper} (named in {})", self.name);
                 return Ok(Some(Credential { source, kind }));
             }
@@ -120,11 +125,7 @@ impl DockerConfigKeychain {
         Ok(kind.map(|kind| Credential { source: self.name.clone(), kind }))
     }
 
-    async fn from_helper(
-        &self,
-        helper: &str,
-        host: &str,
-    ) -> Result<Option<CredentialKind>, String> {
+    async fn ask_helper(&self, helper: &str, host: &str) -> Result<Option<CredentialKind>, String> {
         let Some(helpers) = &self.helpers else {
             return Err(format!("it names the helper {helper:?}, but helpers are switched off"));
         };
