@@ -1,1 +1,3 @@
-//! (to be written)
+//! Executing a plan's steps.
+
+pub mod sandbox;

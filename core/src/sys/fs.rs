@@ -4,7 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -33,13 +33,13 @@ pub fn open_subdirectory(directory: impl AsFd, name: &OsStr) -> Result<OwnedFd> 
 }
 
 /// The magic link of a descriptor: a path that leads to exactly the file that the descriptor holds.
-pub fn descriptor_path(fd: impl AsFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
+pub fn descriptor_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// Opens the file behind an `O_PATH` descriptor anew with other flags. Needs /proc.
 pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
-    fs::openat(CWD, descriptor_path(fd), flags.difference(OFlags::NOFOLLOW), Mode::empty())
+    fs::openat(CWD, descriptor_path(fd.as_fd()), flags.difference(OFlags::NOFOLLOW), Mode::empty())
 }
 
 /// One name of a directory.

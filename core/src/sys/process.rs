@@ -1,15 +1,15 @@
 //! Processes: forking a single-threaded one, executing, signals, waiting, figures.
 
 use std::{
-    convert::Infallible,
     ffi::{CStr, CString},
     io,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    time::{Duration, Instant},
 };
 
 use rustix::{
     io::Errno,
-    process::{DumpableBehavior, Pid},
+    process::{DumpableBehavior, Pid, WaitId, WaitIdOptions, waitid},
 };
 
 /// Forbids other processes of this user to read this one's memory, environment and descriptors, and core dumps. To be
@@ -93,26 +93,32 @@ pub fn reset_signals() -> io::Result<()> {
     check(result.into())
 }
 
-/// Marks every descriptor from `first` on to be closed by the next exec; without the call for it, by /proc/self/fd.
-pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
-    let flag = libc::CLOSE_RANGE_CLOEXEC;
-    // SAFETY: marking descriptors takes no memory and closes nothing now.
-    let result = unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flag as libc::c_uint)
-    };
-    if result == 0 {
+/// Closes every descriptor but 0, 1, 2 and `keep`. Only for a process that is about to exec or to [`exit_now`]:
+/// descriptors that values own become invalid, so none of these values may be dropped afterwards.
+pub fn close_all_but(keep: impl AsFd) -> io::Result<()> {
+    let keep = keep.as_fd().as_raw_fd();
+    let ranges = [(3, keep - 1), (keep.max(2) + 1, RawFd::MAX)];
+    let mut ranges = ranges.into_iter().filter(|(first, last)| first <= last);
+    if ranges.try_for_each(|(first, last)| close_range(first, last)).is_ok() {
         return Ok(());
     }
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let name = entry?.file_name();
-        if let Some(fd) = name.to_str().and_then(|name| name.parse::<RawFd>().ok())
-            && fd >= first
-        {
-            // SAFETY: fcntl on a number that is no descriptor fails with EBADF and does nothing.
-            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
+    for fd in open_descriptors()?.into_iter().filter(|fd| *fd > 2 && *fd != keep) {
+        // SAFETY: the caller drops no owner any more (see above); a number that is closed already fails with EBADF.
+        unsafe { libc::close(fd) };
     }
     Ok(())
+}
+
+fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
+    // SAFETY: the caller drops no owner of a descriptor any more, so nothing is closed twice.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
+}
+
+fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let numbers = std::fs::read_dir("/proc/self/fd")?
+        .map(|entry| Ok(entry?.file_name().to_str().and_then(|name| name.parse().ok())))
+        .collect::<io::Result<Vec<Option<RawFd>>>>()?;
+    Ok(numbers.into_iter().flatten().collect())
 }
 
 /// Puts `fd` at the number `number` (0, 1 or 2), inheritable. What was there is closed.
@@ -124,10 +130,26 @@ pub fn install_descriptor(fd: &OwnedFd, number: RawFd) -> io::Result<()> {
 
 /// Takes over an inherited descriptor (0, 1 or 2): moves it to a high number that is closed on exec.
 pub fn adopt_descriptor(number: RawFd) -> io::Result<OwnedFd> {
-    use std::os::fd::BorrowedFd;
-    // SAFETY: the number is borrowed for the one call that follows; if nothing is open there the call fails.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    Ok(rustix::io::fcntl_dupfd_cloexec(borrowed, 10)?)
+    Ok(rustix::io::fcntl_dupfd_cloexec(borrow_number(number), 10)?)
+}
+
+/// A standard or otherwise known descriptor of this process, for one call. A number that is not open makes that fail.
+pub fn borrow_number(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: a call on a number that is not open fails with EBADF.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// Waits for the end of a child without reaping it, at most this long. Blocks.
+pub fn wait_for_end(pid: u32, patience: Duration) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        match waitid(WaitId::Pid(pid), options) {
+            Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+            _ => return,
+        }
+    }
 }
 
 /// How a child ended.
@@ -202,9 +224,29 @@ fn waited(ended: Ended, usage: &libc::rusage) -> Waited {
 }
 
 /// Ends this process at once, without destructors or exit handlers.
-pub fn exit_now(code: i32) -> Infallible {
+pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit never returns and touches no memory.
     unsafe { libc::_exit(code) }
+}
+
+/// Waits until one of the descriptors can be read or has been hung up, and tells which. `timeout_ms` of -1 waits for
+/// ever. Interrupted waits tell none.
+pub fn wait_readable<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    timeout_ms: i32,
+) -> io::Result<[bool; N]> {
+    // A negative descriptor is skipped by the kernel.
+    let mut polls = fds.map(|fd| libc::pollfd {
+        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    // SAFETY: the array has N entries and lives until the call returns.
+    let result = unsafe { libc::poll(polls.as_mut_ptr(), N as libc::nfds_t, timeout_ms) };
+    match check(result.into()) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(polls.map(|poll| poll.revents != 0)),
+    }
 }
 
 pub(super) fn check(result: libc::c_long) -> io::Result<()> {

@@ -191,7 +191,7 @@ mod tests {
         let shut = scratch.path().join("shut");
         std::fs::create_dir_all(shut.join("below")).unwrap();
         std::fs::write(shut.join("below/file"), "").unwrap();
-        std::fs::set_permissions(&shut, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&shut, PermissionsExt::from_mode(0o000)).unwrap();
         remove_tree(&shut).unwrap();
         assert!(!shut.exists());
     }

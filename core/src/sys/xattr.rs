@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsStr,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
@@ -26,37 +26,37 @@ pub const OVERLAY_OPAQUE_USER: &str = "user.overlay.opaque";
 /// The value of an attribute of `name` in `directory` (of a symbolic link itself); `None` where there is none or the
 /// file system has no attributes.
 pub fn get_at(directory: impl AsFd, name: &OsStr, attribute: &str) -> Result<Option<Vec<u8>>> {
-    get_path(&member_path(directory, name), attribute)
+    get_path(&member_path(directory.as_fd(), name), attribute)
 }
 
 /// Sets an attribute of `name` in `directory` (of a symbolic link itself).
 pub fn set_at(directory: impl AsFd, name: &OsStr, attribute: &str, value: &[u8]) -> Result<()> {
-    fs::lsetxattr(member_path(directory, name), attribute, value, XattrFlags::empty())
+    fs::lsetxattr(member_path(directory.as_fd(), name), attribute, value, XattrFlags::empty())
 }
 
 /// Removes an attribute of `name` in `directory`; none is no error.
 pub fn remove_at(directory: impl AsFd, name: &OsStr, attribute: &str) -> Result<()> {
-    ignore_missing(fs::lremovexattr(member_path(directory, name), attribute))
+    ignore_missing(fs::lremovexattr(member_path(directory.as_fd(), name), attribute))
 }
 
 /// The names of all attributes of `name` in `directory`.
 pub fn list_at(directory: impl AsFd, name: &OsStr) -> Result<Vec<Vec<u8>>> {
-    list_path(&member_path(directory, name))
+    list_path(&member_path(directory.as_fd(), name))
 }
 
 /// The value of an attribute of what a descriptor holds (`O_PATH` will do).
 pub fn get(fd: impl AsFd, attribute: &str) -> Result<Option<Vec<u8>>> {
     // A trailing magic link is the descriptor's own file, also where that is a symbolic link.
-    let path = descriptor_path(fd);
+    let path = descriptor_path(fd.as_fd());
     read_grown(|buffer| fs::getxattr(&path, attribute, buffer)).map_or_else(none_if_missing, Ok)
 }
 
 /// Sets an attribute of what a descriptor holds (`O_PATH` will do).
 pub fn set(fd: impl AsFd, attribute: &str, value: &[u8]) -> Result<()> {
-    fs::setxattr(descriptor_path(fd), attribute, value, XattrFlags::empty())
+    fs::setxattr(descriptor_path(fd.as_fd()), attribute, value, XattrFlags::empty())
 }
 
-fn member_path(directory: impl AsFd, name: &OsStr) -> PathBuf {
+fn member_path(directory: BorrowedFd<'_>, name: &OsStr) -> PathBuf {
     descriptor_path(directory).join(name)
 }
 
