@@ -15,6 +15,9 @@ use rustls::{
 
 use crate::flags::Environment;
 
+/// Of a directory of broken certificates, how many are named.
+const ERRORS_MAX: usize = 3;
+
 /// The TLS configuration of registry requests: ring, TLS 1.2 and 1.3, no client certificate.
 ///
 /// Errors: class usage for a CA file that cannot be read or has no certificate.
@@ -27,30 +30,30 @@ pub fn tls(ca_files: &[PathBuf], environment: &Environment) -> anyhow::Result<Cl
 }
 
 fn roots(ca_files: &[PathBuf], environment: &Environment) -> Result<RootCertStore, Error> {
-    let mut roots = system_roots(environment)?;
+    let mut roots = system_roots(environment);
     for path in ca_files {
         add_file(&mut roots, path)?;
     }
     Ok(roots)
 }
 
-/// The system's certificates (SSL_CERT_FILE and SSL_CERT_DIR replace their places), else the embedded ones.
-fn system_roots(environment: &Environment) -> Result<RootCertStore, Error> {
+/// The system's certificates, else the embedded ones. Where SSL_CERT_FILE or SSL_CERT_DIR replace the system's, nothing
+/// stands in for what they lack: whoever set them narrowed the trust.
+fn system_roots(environment: &Environment) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
-    if !roots.is_empty() {
-        return Ok(roots);
-    }
-    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
-        if let Some(path) = environment.get(name) {
-            let title = format!("{name}: {} has no certificate that can be read", path.display());
-            return Err(Error::new(Class::Usage, title));
+    let named =
+        ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.get(name).is_some());
+    if named {
+        for error in found.errors.iter().take(ERRORS_MAX) {
+            tracing::warn!("SSL_CERT_FILE or SSL_CERT_DIR: {error}");
         }
+    } else if roots.is_empty() {
+        tracing::info!("no certificates on this system: the embedded Mozilla set is trusted");
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    tracing::info!("no certificates on this system: the embedded Mozilla set is trusted");
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    Ok(roots)
+    roots
 }
 
 fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), Error> {

@@ -77,56 +77,11 @@ fn a_plain_build_has_the_defaults() {
 
 #[test]
 fn everything_lands_in_its_field() {
-    let build = build_of(&[
-        "build",
-        "-f",
-        "D",
-        "-t",
-        "a",
-        "-t",
-        "b",
-        "--target",
-        "s",
-        "--build-arg",
-        "FROM_ENV",
-        "--build-arg",
-        "K=V",
-        "--label",
-        "l=1",
-        "--annotation",
-        "n=2",
-        "--no-cache-filter",
-        "s,t",
-        "--platform",
-        "linux/arm64",
-        "--pull",
-        "--push",
-        "-o",
-        "type=oci,dest=-",
-        "--network",
-        "none",
-        "--add-host",
-        "h=::1",
-        "--ulimit",
-        "core=1",
-        "--ulimit",
-        "core=2",
-        "--shm-size",
-        "1k",
-        "--secret",
-        "id=FROM_ENV",
-        "--sandbox",
-        "overlay",
-        "--insecure-registry",
-        "r:5",
-        "--state-dir",
-        "/s",
-        "--jobs",
-        "9",
-        "--ca-file",
-        "c",
-        "/",
-    ]);
+    let line = "build -f D -t a -t b --target s --build-arg FROM_ENV --build-arg K=V --label l=1 --annotation n=2 \
+                --no-cache-filter s,t --platform linux/arm64 --pull --push -o type=oci,dest=- --network none \
+                --add-host h=::1 --ulimit core=1 --ulimit core=2 --shm-size 1k --secret id=FROM_ENV \
+                --sandbox overlay --insecure-registry r:5 --state-dir /s --jobs 9 --ca-file c /";
+    let build = build_of(&line.split_whitespace().collect::<Vec<_>>());
     let request = build.request;
     assert_eq!(request.dockerfile, Some("D".into()));
     assert_eq!(request.tags, ["a", "b"]);
