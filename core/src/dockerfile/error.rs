@@ -1,6 +1,6 @@
 //! What can be wrong with a Dockerfile's text. Where BuildKit has words for it, the texts are BuildKit's.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use thiserror::Error;
 
@@ -8,6 +8,7 @@ use super::{
     ast::Span, check::CheckError, duration::DurationError, limits, mount::MountError, suggest,
     words::WordError,
 };
+use crate::error::{Class, Error as CoreError, Location};
 
 /// One diagnostic: where, what, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -22,6 +23,16 @@ pub struct ParseError {
 impl ParseError {
     pub(super) fn new(span: Span, problem: &Problem) -> Self {
         ParseError { span, message: problem.to_string(), hint: problem.hint() }
+    }
+
+    /// As the error that leaves core; `source` is the whole text of `file`.
+    pub fn to_error(&self, file: &str, source: Arc<str>) -> CoreError {
+        let location = Location { file: file.to_owned(), source, span: self.span };
+        let error = CoreError::new(Class::Input, &*self.message).at_location(location);
+        match &self.hint {
+            Some(hint) => error.hint(&**hint),
+            None => error,
+        }
     }
 
     /// As [`ParseError::new`], with the column of what is wrong if it stands in `head`, the first physical line.
@@ -251,7 +262,7 @@ fn hint_for_keyword(keyword: &str) -> Option<String> {
 fn hint_for_flag(flag: &str, instruction: &str, known: &[&'static str]) -> Option<String> {
     let name = flag.strip_prefix("--").unwrap_or(flag);
     if let Some(near) = suggest::nearest(name, known) {
-        return Some(format!("did you mean {near}?"));
+        return Some(format!("did you mean --{near}?"));
     }
     let list = known.iter().map(|name| format!("--{name}")).collect::<Vec<_>>().join(", ");
     Some(if list.is_empty() {

@@ -21,6 +21,7 @@ pub mod mount;
 mod node;
 mod parse;
 pub mod signal;
+pub mod source_frame;
 mod split;
 mod suggest;
 pub mod words;

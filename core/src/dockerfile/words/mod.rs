@@ -81,6 +81,12 @@ impl fmt::Display for Shortened<'_> {
     }
 }
 
+/// Whether expansion leaves `word` as it is, whatever the environment: `COPY --from` takes only such a one.
+pub fn is_constant(word: &str, escape: Escape) -> bool {
+    let expander = Expander::new(escape, &|_| None);
+    expander.expand(word).is_ok_and(|expanded| expanded.value == word)
+}
+
 /// Expands words in one environment, which is that from before the instruction.
 #[derive(Clone, Copy)]
 pub struct Expander<'a> {

@@ -224,6 +224,14 @@ fn time_is_linear_in_the_word() {
 }
 
 #[test]
+fn constants() {
+    assert!(is_constant("base:1.2", Escape::Backslash));
+    for word in ["$X", "a${X}", "'a'", "a\\b", "a'"] {
+        assert!(!is_constant(word, Escape::Backslash), "{word}");
+    }
+}
+
+#[test]
 fn messages_name_the_word() {
     let expander = Expander::new(Escape::Backslash, &environment);
     let error = expander.expand("${A:=b}").unwrap_err();
