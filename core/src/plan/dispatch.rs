@@ -1,7 +1,11 @@
 //! The state of a stage while its instructions are planned.
 
 use crate::{
-    dockerfile::ast::{ArgPair, Escape, Instruction, Span},
+    dockerfile::{
+        ast::{ArgPair, Escape, Instruction, InstructionKind, Span},
+        command,
+        words::Expander,
+    },
     error::Error,
     image::{History, ImageConfig},
 };
@@ -102,8 +106,23 @@ impl<'p, 'a> StageWork<'p, 'a> {
     }
 
     fn push(&mut self, instruction: &Instruction, op: Op, history: Option<usize>) {
-        let title = one_line(&instruction.original);
+        let title = self.title(instruction);
         self.steps.push(Step { span: instruction.span, title, op, history });
+    }
+
+    /// What the log calls the step: BuildKit's name of it, on one line.
+    fn title(&self, instruction: &Instruction) -> String {
+        let lookup = |name: &str| self.state.environment.get(name).map(str::to_owned);
+        let expander = Expander::new(self.escape(), &lookup);
+        let name = match &instruction.kind {
+            InstructionKind::Run(run) => {
+                let summary = command::run_text(run).summary;
+                let expander = expander.raw_quotes().keep_unset();
+                command::step_name(&instruction.original, summary.as_deref(), &expander)
+            }
+            _ => command::step_name(&instruction.original, None, &expander),
+        };
+        one_line(&name)
     }
 
     pub fn declare(&mut self, arg: ArgPair) {

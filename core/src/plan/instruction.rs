@@ -8,6 +8,7 @@ use crate::{
         },
         command, expose,
         mount::{self, MountType},
+        words,
     },
     error::Error,
     image::{HealthConfig, config::Empty},
@@ -312,7 +313,14 @@ impl StageWork<'_, '_> {
         };
         let from = match &copy.from {
             None => TreeSource::Context(None),
-            Some(name) => self.planner.tree_source(name, self.index, true, span)?,
+            Some(name) => {
+                if !words::is_constant(name, self.escape()) {
+                    let title = format!("--from doesn't support variables, in {name:?}");
+                    let hint = "give the image a name with FROM … AS NAME, and copy from that";
+                    return Err(self.planner.refuse(span, title).hint(hint));
+                }
+                self.planner.tree_source(name, self.index, true, span)?
+            }
         };
         let sources = copy.sources.iter().map(|source| self.copy_source(source, span));
         let op = CopyOp {

@@ -129,7 +129,7 @@ impl Resolver<'_> {
     ) -> Result<(Origin, Digest, ImageManifest), Error> {
         for _ in 0..INDEX_DEPTH_MAX {
             let index = match fetched.manifest {
-                Manifest::Image(manifest) => return Ok((origin, fetched.digest, manifest)),
+                Manifest::Image(manifest) => return Ok((origin, fetched.digest, *manifest)),
                 Manifest::Index(index) => index,
             };
             let entry = select_platform(&index, &image.platform)
