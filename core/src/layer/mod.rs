@@ -1,8 +1,23 @@
 //! Changeset -> canonical tar -> compressed blob, and a foreign layer's bytes -> index (and entries for whoever wants them).
 
+mod blocks;
+mod compress;
 pub mod decompress;
+mod error;
+mod extract;
 pub mod limits;
+mod names;
+mod read;
+mod source;
 pub mod tar;
+mod write;
+
+pub use compress::compressor_name;
+pub use error::LayerError;
+pub use extract::extract_files;
+pub use limits::ReadLimits;
+pub use read::read_layer;
+pub use write::write_layer;
 
 use std::io::{self, Read};
 
@@ -63,3 +78,6 @@ pub trait LayerSink: Send {
     /// Nothing that lower layers have below `directory` shows any more.
     fn opaque(&mut self, directory: &EntryPath) -> io::Result<()>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 mod header;
 mod pax;
 mod reader;
+pub(super) mod writer;
 
 pub use header::is_tar_header;
 pub use reader::{Body, Member, MemberKind, TarReader};
@@ -31,6 +32,9 @@ pub enum TarError {
     #[error("the archive has more than {limit} {unit}")]
     Limit { limit: u64, unit: &'static str },
 }
+
+/// Times outside are moved to the nearer end: file systems hold no more.
+pub(super) const MTIME_SECONDS: std::ops::RangeInclusive<i64> = -(1 << 31)..=9_223_372_036;
 
 /// A name as an archive wrote it, fit for a message.
 pub(super) fn shown(name: &[u8]) -> String {

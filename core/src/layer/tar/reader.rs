@@ -8,15 +8,12 @@ use crate::{
 };
 
 use super::{
-    BLOCK_BYTES, TarError,
+    BLOCK_BYTES, MTIME_SECONDS, TarError,
     header::{Header, is_zero},
     pax::{Extensions, check_global},
     shown,
 };
 
-/// Times outside are moved to the nearer end: file systems hold no more.
-const MTIME_SECONDS_MIN: i64 = -(1 << 31);
-const MTIME_SECONDS_MAX: i64 = 9_223_372_036;
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// One member as the archive has it: nothing is cleaned or resolved.
@@ -375,15 +372,14 @@ fn mtime(header: &Header, pax: Option<Timestamp>) -> Result<Timestamp, TarError>
         Some(time) => time,
         None => Timestamp::from_seconds(header.mtime()?),
     };
-    let range = MTIME_SECONDS_MIN..=MTIME_SECONDS_MAX;
-    if range.contains(&time.seconds) {
+    if MTIME_SECONDS.contains(&time.seconds) {
         return Ok(time);
     }
-    let nearest = time.seconds.clamp(*range.start(), *range.end());
+    let nearest = time.seconds.clamp(*MTIME_SECONDS.start(), *MTIME_SECONDS.end());
     Ok(Timestamp::from_seconds(nearest))
 }
 
-fn padding(size: u64) -> u64 {
+pub(super) fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK_BYTES as u64
 }
 
