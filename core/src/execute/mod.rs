@@ -1,1 +1,10 @@
-//! (to be written)
+//! What each instruction does to a file tree.
+
+pub mod add;
+pub mod copy;
+pub mod users;
+pub mod workdir;
+
+mod target;
+#[cfg(test)]
+mod testing;
