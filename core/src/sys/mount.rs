@@ -29,10 +29,11 @@ pub fn mount_new(
 /// Binds what `source` holds over what `target` holds: with `recursive`, its mounts too.
 pub fn bind(source: impl AsFd, target: impl AsFd, recursive: bool) -> io::Result<()> {
     let (source, target) = (descriptor_path(source.as_fd()), descriptor_path(target.as_fd()));
-    Ok(match recursive {
-        true => mount::mount_bind_recursive(source, target)?,
-        false => mount::mount_bind(source, target)?,
-    })
+    let result = match recursive {
+        true => mount::mount_bind_recursive(source, target),
+        false => mount::mount_bind(source, target),
+    };
+    Ok(result?)
 }
 
 /// Adds restrictions to the mount that `mounted` is the root of (opened after mounting). What it has already stays:

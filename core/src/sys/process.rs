@@ -79,19 +79,40 @@ pub fn execute(path: &CStr, arguments: &[CString], environment: &[CString]) -> i
 
 /// Gives every signal its default action and empties the signal mask, as a fresh process expects.
 pub fn reset_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: no handler is installed, only the default action; signals that can't be changed give an error that
-        // does not matter.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    for signal in 1..=KERNEL_SIGNALS {
+        default_signal(signal as i32);
     }
-    // SAFETY: sigemptyset initialises the set before sigprocmask reads it.
-    let result = unsafe {
-        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        libc::sigemptyset(set.as_mut_ptr());
-        libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
-    };
-    check(result.into())
+    let empty = 0_u64;
+    // SAFETY: the set is as long as said, and the kernel only reads it.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &empty,
+            std::ptr::null_mut::<u64>(),
+            KERNEL_SIGNALS / 8,
+        )
+    })
 }
+
+/// Gives one signal its default action, by the kernel's call: the C library keeps two signals for itself. Signals that
+/// can't be changed stay as they are.
+pub fn default_signal(signal: i32) {
+    let action = [0_u64; 4];
+    // SAFETY: an all-zero `kernel_sigaction` is SIG_DFL without flags; the kernel only reads it.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            action.as_ptr(),
+            std::ptr::null_mut::<u64>(),
+            KERNEL_SIGNALS / 8,
+        )
+    };
+}
+
+/// Signals of the kernel, and the bits of its signal set.
+const KERNEL_SIGNALS: libc::c_long = 64;
 
 /// Closes every descriptor but 0, 1, 2 and `keep`. Only for a process that is about to exec or to [`exit_now`]:
 /// descriptors that values own become invalid, so none of these values may be dropped afterwards.
@@ -139,17 +160,18 @@ pub fn borrow_number(number: RawFd) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
-/// Waits for the end of a child without reaping it, at most this long. Blocks.
-pub fn wait_for_end(pid: u32, patience: Duration) {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+/// Waits for the end of a child without reaping it, at most this long, and tells whether it came. Blocks.
+pub fn wait_for_end(pid: u32, patience: Duration) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return true };
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         match waitid(WaitId::Pid(pid), options) {
             Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-            _ => return,
+            _ => return true,
         }
     }
+    false
 }
 
 /// How a child ended.

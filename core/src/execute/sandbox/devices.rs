@@ -25,14 +25,16 @@ const NODES: [(&str, (u32, u32)); 6] = [
     ("tty", (5, 0)),
 ];
 
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 ];
+
+/// Only where the kernel has it, as runc does.
+const CORE: (&str, &str) = ("core", "/proc/kcore");
 
 /// Group `tty`, which owns terminals.
 const TTY_GROUP: u32 = 5;
@@ -47,6 +49,9 @@ pub(super) fn mount_dev(root: &OwnedFd, dev: &OwnedFd, shm_bytes: u64) -> Result
     }
     for (name, target) in LINKS {
         fs::symlinkat(target, &dev, name).named("symlink", Path::new("/dev").join(name))?;
+    }
+    if Path::new(CORE.1).exists() {
+        fs::symlinkat(CORE.1, &dev, CORE.0).named("symlink", "/dev/core")?;
     }
     let quiet = MountFlags::NOSUID | MountFlags::NOEXEC;
     let terminals = format!("newinstance,ptmxmode=0666,mode=0620,gid={TTY_GROUP}");

@@ -36,8 +36,8 @@ use crate::sys::{
     namespace::{make_mounts_private, set_host_name, unshare},
     network::bring_loopback_up,
     process::{
-        Fork, Waited, adopt_descriptor, fork_single_threaded, install_descriptor, set_nondumpable,
-        wait, wait_now, wait_readable,
+        Fork, Waited, adopt_descriptor, default_signal, fork_single_threaded, install_descriptor,
+        set_nondumpable, wait, wait_now, wait_readable,
     },
 };
 
@@ -47,6 +47,8 @@ const POLL_MILLISECONDS: i32 = 20;
 /// Serves one request on the socket that is descriptor 0. Descriptors 1 and 2 are the step's output.
 pub(super) fn serve() -> Result<(), SandboxError> {
     let mut control = UnixStream::from(adopt_descriptor(0).named("fcntl", "socket")?);
+    // With an inherited SIG_IGN the step could not be waited for.
+    default_signal(libc::SIGCHLD);
     // Signals of the terminal are the builder's to handle.
     setsid().named("setsid", "")?;
     set_nondumpable().named("prctl", "PR_SET_DUMPABLE")?;
@@ -65,7 +67,7 @@ fn answer(request: Request, control: &UnixStream) -> Result<Answer, SandboxError
     check(&spec)?;
     umask(Mode::empty());
     enter_namespaces(&spec)?;
-    let boxed = Box::set_up(&spec)?;
+    let boxed = StepBox::set_up(&spec)?;
     let waited = run_step(&boxed, &spec, probe, control)?;
     let stubs = boxed.take_down()?;
     let (code, signal) = Answer::exit(waited.ended);
@@ -107,14 +109,14 @@ fn enter_namespaces(spec: &StepSpec) -> Result<(), SandboxError> {
 }
 
 /// A step's file systems, mounted.
-struct Box {
+struct StepBox {
     layers: Layers,
     staging: Staging,
     stubs: Stubs,
     root_path: PathBuf,
 }
 
-impl Box {
+impl StepBox {
     fn set_up(spec: &StepSpec) -> Result<Self, SandboxError> {
         let mut layers = Layers::open(&spec.lowers, Some((&spec.upper, &spec.work)))?;
         let staging = Staging::mount(spec)?;
@@ -125,7 +127,7 @@ impl Box {
         let mut stubs = Stubs::new(open(&root_path)?)?;
         mount_system(spec, &staging, &mut stubs)?;
         mount_all(&spec.mounts, &staging, &mut stubs)?;
-        Ok(Box { layers, staging, stubs, root_path })
+        Ok(StepBox { layers, staging, stubs, root_path })
     }
 
     /// Unmounts everything and removes the mount points; returns those that were made.
@@ -141,7 +143,7 @@ fn open(path: &Path) -> Result<OwnedFd, SandboxError> {
 }
 
 fn run_step(
-    boxed: &Box,
+    boxed: &StepBox,
     spec: &StepSpec,
     probe: bool,
     control: &UnixStream,

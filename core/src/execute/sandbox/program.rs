@@ -60,9 +60,8 @@ pub(super) fn look_up(name: &OsStr, environment: &[OsString]) -> Result<PathBuf,
 
 /// The last PATH wins, as in a process that reads its environment.
 fn path_of(environment: &[OsString]) -> &[u8] {
-    let paths =
-        environment.iter().filter_map(|variable| variable.as_bytes().strip_prefix(b"PATH="));
-    paths.last().unwrap_or_default()
+    let mut variables = environment.iter().rev();
+    variables.find_map(|variable| variable.as_bytes().strip_prefix(b"PATH=")).unwrap_or_default()
 }
 
 /// Whether a path is a file that this user may execute. Magic links (/proc/self/exe, /proc/self/fd/3) are refused:

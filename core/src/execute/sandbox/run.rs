@@ -34,8 +34,9 @@ const OUTPUT_BYTES: usize = 32 * 1024;
 /// the step gave its pipe could still hold it open.
 const DRAIN_SECONDS: u64 = 2;
 
-/// How long a dropped future waits for the step's death, so that its directories can be deleted.
-const DROP_SECONDS: u64 = 5;
+/// How long a helper may take to end after its socket was closed, which takes it milliseconds. A dropped future waits
+/// so long, too: afterwards the step's directories can be deleted.
+const END_SECONDS: u64 = 10;
 
 /// How a step's main process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,8 +158,16 @@ impl Helper {
     /// Closes the socket and waits for the helper's end; says how it ended.
     async fn finish(mut self) -> Result<String, SandboxError> {
         self.control = None;
-        let status = self.child.wait().await.map_err(start_error)?;
-        Ok(status.to_string())
+        let patience = Duration::from_secs(END_SECONDS);
+        let status = match timeout(patience, self.child.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                // It hangs in a call of the set-up. The step, if there is one, dies with it.
+                self.child.start_kill().map_err(start_error)?;
+                self.child.wait().await
+            }
+        };
+        Ok(status.map_err(start_error)?.to_string())
     }
 }
 
@@ -166,8 +175,11 @@ impl Drop for Helper {
     fn drop(&mut self) {
         self.control = None;
         // `None` if it was waited for already.
-        if let Some(pid) = self.child.id() {
-            wait_for_end(pid, Duration::from_secs(DROP_SECONDS));
+        if let Some(pid) = self.child.id()
+            && !wait_for_end(pid, Duration::from_secs(END_SECONDS))
+        {
+            // Nothing more can be done here than to ask.
+            let _ = self.child.start_kill();
         }
     }
 }
