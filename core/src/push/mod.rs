@@ -144,3 +144,6 @@ pub async fn push(
 ) -> Result<PushReport, PushError> {
     Uploader::new(client, destinations, progress)?.finish(image).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,6 +39,6 @@ pub use select::{SelectError, select_platform};
 pub use upload::{BlobSource, Progress, UploadOutcome};
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -405,9 +405,12 @@ impl Shared {
                 limit = None;
             }
         }
-        self.http.requests.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(method = %call.method, url = shown(url), "request");
-        execute(request.headers(headers), url, limit).await
+        let result = execute(request.headers(headers), url, limit).await;
+        if !matches!(result, Err(RegistryError::Connect { .. })) {
+            self.http.requests.fetch_add(1, Ordering::Relaxed);
+        }
+        result
     }
 }
 
