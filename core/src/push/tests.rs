@@ -213,7 +213,7 @@ async fn a_registry_that_serves_other_bytes_fails_the_push() {
     let image = image(&["one"]);
     let error =
         push(&fake.client(), &image.image, &to(&fake, &["app:v1"]), quiet()).await.unwrap_err();
-    assert!(matches!(&error, PushError::Registry { source: RegistryError::Verify { .. }, .. }));
+    assert!(matches!(&error, PushError::Registry { error: RegistryError::Verify { .. }, .. }));
     let error = error.into_error();
     assert_eq!(error.class(), Class::Push);
     assert!(error.hint_text().is_some());

@@ -7,6 +7,7 @@ mod address;
 pub mod auth;
 mod blob;
 mod client;
+mod connect;
 pub mod error;
 mod fetch;
 mod host;
