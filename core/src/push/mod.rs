@@ -70,12 +70,12 @@ pub struct PushReport {
 
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    #[error("cannot push to {destination}: {source}")]
-    Registry { destination: String, source: RegistryError },
+    #[error("cannot push to {destination}: {error}")]
+    Registry { destination: String, error: RegistryError },
     #[error("cannot push to {destination}: the image's digest is {digest}")]
     OtherDigest { destination: String, digest: Digest },
     #[error("the manifest to push is not valid: {0}")]
-    Manifest(#[from] ManifestError),
+    Manifest(ManifestError),
     #[error("the image to push is not consistent: {0}")]
     Image(String),
     #[error("an upload ended without a result: {0}")]
@@ -90,7 +90,7 @@ impl PushError {
             _ => Class::Bug,
         };
         let hint = match &self {
-            PushError::Registry { source, .. } => source.hint(),
+            PushError::Registry { error, .. } => error.hint(),
             _ => None,
         };
         let error = Error::from_cause(class, self);
@@ -111,7 +111,8 @@ impl PushImage {
         if Digest::of(&self.config.1) != self.config.0 {
             return wrong(format!("the config's digest is not {}", self.config.0));
         }
-        let (manifest, _) = Manifest::parse(&self.manifest, &self.manifest_media_type)?;
+        let (manifest, _) = Manifest::parse(&self.manifest, &self.manifest_media_type)
+            .map_err(PushError::Manifest)?;
         let Manifest::Image(manifest) = manifest else {
             return wrong("it is an index".into());
         };
@@ -144,3 +145,6 @@ pub async fn push(
 ) -> Result<PushReport, PushError> {
     Uploader::new(client, destinations, progress)?.finish(image).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -200,7 +200,7 @@ impl Uploader {
             Ok(found) => Ok(found == Some(image.digest)),
             // What the push itself will be told comes with a reason.
             Err(RegistryError::Refused(_)) => Ok(false),
-            Err(source) => Err(failed(destination.whole(), source)),
+            Err(error) => Err(failed(destination.whole(), error)),
         }
     }
 
@@ -240,7 +240,7 @@ impl Uploader {
             }
             _ => result,
         }
-        .map_err(|source| failed(destination.whole(), source))
+        .map_err(|error| failed(destination.whole(), error))
     }
 
     async fn put_once(
@@ -255,7 +255,7 @@ impl Uploader {
 
     /// Reads the manifest back by the name it was put under.
     async fn verify(&self, destination: &Reference, image: &PushImage) -> Result<(), PushError> {
-        let error = |source| failed(destination.whole(), source);
+        let wrap = |error| failed(destination.whole(), error);
         let (repository, name) = (Repository::from(destination), name(destination));
         let mut tries = 0;
         let actual = loop {
@@ -265,12 +265,12 @@ impl Uploader {
                     tries += 1;
                     tokio::time::sleep(Duration::from_millis(200 << tries)).await;
                 }
-                found => break found.map_err(error)?,
+                found => break found.map_err(wrap)?,
             }
         };
         if actual != image.digest {
             let (what, expected) = (destination.whole(), image.digest);
-            return Err(error(RegistryError::Verify { what, expected, actual }));
+            return Err(wrap(RegistryError::Verify { what, expected, actual }));
         }
         Ok(())
     }
@@ -300,7 +300,7 @@ impl Job {
             let outcome = self
                 .upload(repository, mount_from)
                 .await
-                .map_err(|source| failed(repository.to_string(), source))?;
+                .map_err(|error| failed(repository.to_string(), error))?;
             tracing::debug!(%repository, digest = %self.digest, ?outcome, "blob");
             done.push(Done { outcome, size: self.size });
         }
@@ -325,6 +325,6 @@ fn name(destination: &Reference) -> String {
     destination.tag().or_else(|| destination.digest()).unwrap_or("latest").to_owned()
 }
 
-fn failed(destination: String, source: RegistryError) -> PushError {
-    PushError::Registry { destination, source }
+fn failed(destination: String, error: RegistryError) -> PushError {
+    PushError::Registry { destination, error }
 }

@@ -20,12 +20,13 @@ use url::Url;
 use super::{
     auth::Access,
     client::{Client, Endpoint, Shared},
+    connect::transport_error,
     error::RegistryError,
     fetch::{mirror_failed, no_endpoint},
     host::shown,
     manifest::Descriptor,
     reference::Repository,
-    transport::{Answer, Call, transport_error},
+    transport::{Answer, Call},
 };
 use crate::digest::Digest;
 

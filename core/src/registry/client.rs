@@ -13,11 +13,12 @@ use reqwest::{
 
 use super::{
     auth::{Access, keychain::Keychain},
+    connect::Http,
     error::RegistryError,
     host::Host,
     options::{ClientOptions, Limits},
     reference::{Repository, canonical},
-    transport::{Call, Http, Payload, Target},
+    transport::{Call, Payload, Target},
 };
 
 /// A client for registries (OCI distribution-spec 1.1). Cheap to clone; clones share connections and tokens.

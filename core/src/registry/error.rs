@@ -39,8 +39,8 @@ pub enum RegistryError {
     Redirects { url: String, limit: u32 },
     #[error("{url}: {reason}")]
     Answer { url: String, reason: String },
-    #[error("{what} is not a manifest that can be used: {source}")]
-    Manifest { what: String, source: ManifestError },
+    #[error("{what} is not a manifest that can be used: {error}")]
+    Manifest { what: String, error: ManifestError },
     #[error("{what} has the digest {actual}, expected {expected}")]
     Digest { what: String, expected: Digest, actual: Digest },
     #[error("{what} has {actual} bytes, expected {expected}")]
@@ -51,10 +51,12 @@ pub enum RegistryError {
     RangeUnsupported { url: String },
     #[error(transparent)]
     Keychain(#[from] KeychainError),
-    #[error("no token for {registry}: {source}")]
-    Token { registry: String, source: Box<RegistryError> },
+    #[error("no token for {registry}: {error}")]
+    Token { registry: String, error: Box<RegistryError> },
     #[error("cannot read {}: {reason}", path.display())]
-    Source { path: PathBuf, reason: String },
+    File { path: PathBuf, reason: String },
+    #[error("the bytes to upload can't be had: {error}")]
+    Source { error: Box<RegistryError> },
     #[error("{registry} closed the connection on the upload to {repository}, without an answer")]
     UploadClosed { registry: String, repository: String },
     #[error("{what} names {actual} after the push, expected {expected}")]
@@ -188,7 +190,7 @@ impl RegistryError {
             RegistryError::Connect { failure, .. } => *failure != ConnectFailure::Certificate,
             RegistryError::Broken { .. } | RegistryError::TimedOut { .. } => true,
             RegistryError::Refused(refusal) => refusal.retryable(),
-            RegistryError::Token { source, .. } => source.retryable(),
+            RegistryError::Token { error, .. } => error.retryable(),
             _ => false,
         }
     }
@@ -197,7 +199,7 @@ impl RegistryError {
     pub(crate) fn retry_after(&self, now: jiff::Timestamp) -> Option<Duration> {
         match self {
             RegistryError::Refused(refusal) => retry::retry_after(&refusal.headers, now),
-            RegistryError::Token { source, .. } => source.retry_after(now),
+            RegistryError::Token { error, .. } => error.retry_after(now),
             _ => None,
         }
     }
@@ -227,7 +229,9 @@ impl RegistryError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             RegistryError::Refused(refusal) => return refusal.hint(),
-            RegistryError::Token { source, .. } => return source.hint(),
+            RegistryError::Token { error, .. } | RegistryError::Source { error, .. } => {
+                return error.hint();
+            }
             RegistryError::Connect { failure: ConnectFailure::Certificate, .. } => {
                 "the registry's certificate is not trusted: give its CA (SSL_CERT_FILE)".into()
             }
@@ -243,7 +247,7 @@ impl RegistryError {
             RegistryError::Redirect { .. } => {
                 "if that host is yours, name it among the trusted redirect hosts".into()
             }
-            RegistryError::Manifest { source, .. } => return source.hint(),
+            RegistryError::Manifest { error, .. } => return error.hint(),
             RegistryError::Verify { .. } => {
                 "something else pushed the same tag at the same time, or the registry changed the manifest".into()
             }
@@ -321,7 +325,7 @@ fn classify(status: StatusCode, code: Option<&str>, message: &str) -> RefusalKin
         408 | 500 | 502 | 503 | 504 | 520..=530 => return RefusalKind::Unavailable,
         _ => {}
     }
-    if matches!(status.as_u16(), 400 | 403 | 409 | 412) && says(&["immutable"])
+    if matches!(status.as_u16(), 400 | 403 | 409 | 412) && says(&["immutab"])
         || code == "TAG_INVALID" && says(&["already exists"])
     {
         return RefusalKind::TagImmutable;

@@ -177,7 +177,7 @@ impl Client {
         }
         check_asked(reference, actual)?;
         FetchedManifest::new(bytes, &media_type)
-            .map_err(|source| RegistryError::Manifest { what: reference.whole(), source })
+            .map_err(|error| RegistryError::Manifest { what: reference.whole(), error })
     }
 }
 

@@ -7,6 +7,7 @@ mod address;
 pub mod auth;
 mod blob;
 mod client;
+mod connect;
 pub mod error;
 mod fetch;
 mod host;
@@ -39,6 +40,6 @@ pub use select::{SelectError, select_platform};
 pub use upload::{BlobSource, Progress, UploadOutcome};
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

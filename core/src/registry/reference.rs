@@ -15,8 +15,8 @@ const DOCKER_HUB_API: &str = "registry-1.docker.io";
 pub enum ReferenceError {
     #[error("{text:?} is not an image reference: {reason}")]
     Invalid { text: String, reason: &'static str },
-    #[error("{text:?} is not an image reference: {source}")]
-    Digest { text: String, source: DigestError },
+    #[error("{text:?} is not an image reference: {error}")]
+    Digest { text: String, error: DigestError },
 }
 
 /// Parses `text`: `docker.io/library` where no registry is named, tag `latest` where neither tag nor digest is.
@@ -83,7 +83,7 @@ fn check_digest(text: &str) -> Result<(), ReferenceError> {
     let Some((_, digest)) = text.split_once('@') else { return Ok(()) };
     match digest.parse::<Digest>() {
         Ok(_) => Ok(()),
-        Err(source) => Err(ReferenceError::Digest { text: shown(text), source }),
+        Err(error) => Err(ReferenceError::Digest { text: shown(text), error }),
     }
 }
 

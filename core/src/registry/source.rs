@@ -54,7 +54,7 @@ pub(super) fn body(source: &Source) -> reqwest::Body {
             Ok(piece)
         }
         Err(error) => {
-            meter.fail(error);
+            meter.fail(RegistryError::Source { error: Box::new(error) });
             Err(SourceFailed)
         }
     });
@@ -179,5 +179,5 @@ fn send_file(path: &Path, mut check: Check, sender: &mpsc::Sender<Result<Bytes, 
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> RegistryError {
-    RegistryError::Source { path: path.to_owned(), reason: error.to_string() }
+    RegistryError::File { path: path.to_owned(), reason: error.to_string() }
 }

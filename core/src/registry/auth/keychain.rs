@@ -39,7 +39,7 @@ pub struct KeychainError {
 /// Gives credentials for registries.
 pub trait Keychain: Send + Sync {
     /// The credential for `repository` on `registry` (canonical: `docker.io`, `localhost:5000`); `None` where none is
-    /// configured, which means anonymous.
+    /// configured, which means anonymous. The answer is kept until the registry refuses it.
     fn credential<'a>(
         &'a self,
         registry: &'a str,

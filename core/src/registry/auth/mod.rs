@@ -267,7 +267,10 @@ impl Shared {
         host.auth.state().learn(known, scope.as_deref(), access);
         match ticket {
             Some(ticket) => self.renew(host, ticket, access).await,
-            None if basic => Ok(self.credential(host, &access.repository).await?.is_some()),
+            None if basic => {
+                let _one = host.auth.refresh.lock().await;
+                Ok(self.credential(host, &access.repository).await?.is_some())
+            }
             None => Ok(true),
         }
     }

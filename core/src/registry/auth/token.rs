@@ -82,7 +82,7 @@ impl Shared {
                 continue;
             }
             let registry = request.host.name.clone();
-            return Err(RegistryError::Token { registry, source: Box::new(error) });
+            return Err(RegistryError::Token { registry, error: Box::new(error) });
         }
     }
 

@@ -4,9 +4,9 @@ use crate::{
     digest::Digest,
     registry::{
         Client, RegistryError,
+        connect::Http,
         host::Host,
         testing::{self, Fake, Reply, Request, password},
-        transport::Http,
     },
 };
 
@@ -143,7 +143,7 @@ async fn a_name_that_leads_inside_is_found_at_the_connection() {
     let url: url::Url = "https://localhost:1/x".parse().unwrap();
     let client = http.client_for(&outside, &url).unwrap();
     let error = client.get(url.clone()).send().await.unwrap_err();
-    let error = crate::registry::transport::transport_error(&error, &url);
+    let error = crate::registry::connect::transport_error(&error, &url);
     assert!(matches!(error, RegistryError::Redirect { .. }), "{error}");
     assert!(!error.retryable());
 }
