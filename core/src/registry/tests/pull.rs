@@ -355,3 +355,18 @@ async fn a_dribbling_head_is_given_up() {
     assert!(start.elapsed() < Duration::from_secs(4));
     server.abort();
 }
+
+#[tokio::test]
+async fn futures_may_be_spawned() {
+    fn spawnable<T: Send + 'static>(value: T) -> T {
+        value
+    }
+    let fake = Fake::start(|_, _| served(&image())).await;
+    let client = fake.client();
+    let reference = reference::parse(&format!("{}/app", fake.registry())).unwrap();
+    let task = spawnable(async move {
+        client.resolve(&reference).await.unwrap();
+        client.manifest(&reference).await.unwrap().digest
+    });
+    assert_eq!(tokio::spawn(task).await.unwrap(), Digest::of(image().as_bytes()));
+}
