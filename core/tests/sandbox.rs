@@ -17,6 +17,7 @@ use bareboat_core::{
         Discard, MountSource, Probe, SandboxError, StepExit, StepMount, StepNetwork, StepReport,
         StepSpec, Ulimit, helper_main, probe, run,
     },
+    sys::seccomp::{Instruction, install_filter},
 };
 use tempfile::TempDir;
 
@@ -30,10 +31,18 @@ fn main() -> ExitCode {
     {
         return builder_to_kill(Path::new(directory), mark);
     }
+    if arguments.first().is_some_and(|mode| mode == "behind-a-filter") {
+        refuse_newer_calls();
+        return run_cases(&arguments[1..]);
+    }
     if arguments.iter().any(|argument| argument == "--list") {
         CASES.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
+    run_cases(&arguments)
+}
+
+fn run_cases(arguments: &[String]) -> ExitCode {
     let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let chosen = CASES.iter().filter(|(name, _)| {
         filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
@@ -88,6 +97,7 @@ cases![
     many_steps_at_once,
     the_state_on_an_overlay_is_refused,
     the_probe_says_yes_here,
+    an_older_kernel_behind_dockers_filter_will_do,
 ];
 
 // ------------------------------------------------------------------------------------------------ the bench
@@ -883,4 +893,46 @@ fn the_probe_says_yes_here() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     let missing = block_on(probe(&directory.path().join("missing")));
     assert!(!missing.is_available());
+}
+
+/// What an old kernel lacks, and what Docker's own filter refuses even to a container with CAP_SYS_ADMIN.
+fn refuse_newer_calls() {
+    let refused = [
+        (libc::SYS_openat2, libc::ENOSYS),
+        (libc::SYS_pidfd_open, libc::ENOSYS),
+        (libc::SYS_close_range, libc::ENOSYS),
+        (libc::SYS_mount_setattr, libc::ENOSYS),
+        (libc::SYS_pivot_root, libc::EPERM),
+    ];
+    let instruction = |code, yes, no, value| Instruction { code, yes, no, value };
+    let mut program = vec![instruction(0x20, 0, 0, 0)];
+    for (number, errno) in refused {
+        program.push(instruction(0x15, 0, 1, number as u32));
+        program.push(instruction(0x06, 0, 0, 0x0005_0000 | errno as u32));
+    }
+    program.push(instruction(0x06, 0, 0, 0x7fff_0000));
+    install_filter(&program).unwrap();
+}
+
+fn an_older_kernel_behind_dockers_filter_will_do() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .arg("behind-a-filter")
+        .args([
+            "the_process_is",
+            "capabilities_and",
+            "nothing_is_left",
+            "hostile_links",
+            "mounts_of_every",
+            "mounts_that_are",
+            "leftover",
+            "cancel",
+            "magic_links",
+            "programs_that",
+            "the_probe",
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said.matches(" ... ok\n").count(), 12, "{said}");
 }
