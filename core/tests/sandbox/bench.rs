@@ -16,9 +16,17 @@ pub use bareboat_core::execute::sandbox::{
 };
 pub use tempfile::TempDir;
 
+static BASE: OnceLock<TempDir> = OnceLock::new();
+
+/// What a static does not do by itself at the end.
+pub fn remove_base() {
+    if let Some(directory) = BASE.get() {
+        fs::remove_dir_all(directory.path()).unwrap();
+    }
+}
+
 /// A busybox root, made once.
 pub fn base() -> &'static Path {
-    static BASE: OnceLock<TempDir> = OnceLock::new();
     BASE.get_or_init(|| {
         let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
         let busybox = busybox.into_iter().find(|path| path.exists());

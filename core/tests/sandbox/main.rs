@@ -47,6 +47,7 @@ fn run_cases(arguments: &[String]) -> ExitCode {
         println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
         failed += u32::from(result.is_err());
     }
+    bench::remove_base();
     println!("{failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
