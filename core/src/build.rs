@@ -11,7 +11,7 @@ use crate::{
     context::Contexts,
     digest::Digest,
     dockerfile::{self, ParseErrors, ast::Dockerfile},
-    error::{Class, Error, Location},
+    error::{Class, Error},
     event::{Event, Reporter, Warning},
     image::{Image, ImageConfig, platform::Platform},
     output,
@@ -77,6 +77,10 @@ async fn run(request: BuildRequest, services: Services) -> Result<BuildResult, E
     let resolver = Resolver { client: &client, store: &store };
     let (graph, images) = plan_and_resolve(&dockerfile, &request, &platform, &resolver).await?;
     let target = graph.target;
+    let request = Arc::new(BuildRequest {
+        source_date_epoch: graph.source_date_epoch,
+        ..BuildRequest::clone(&request)
+    });
     let services = Arc::new(services);
     let solver = Solver::new(crate::solve::Parts {
         graph,
@@ -114,8 +118,8 @@ async fn canceled(cancel: &mut watch::Receiver<Option<Class>>) -> Class {
 
 fn load(contexts: &Contexts, reporter: &dyn Reporter) -> Result<Dockerfile, Error> {
     let (name, bytes) = contexts.dockerfile();
-    let parsed = dockerfile::parse(name, bytes)
-        .map_err(|errors| unreadable(name, bytes, &errors, reporter))?;
+    let parsed =
+        dockerfile::parse(name, bytes).map_err(|errors| unreadable(name, bytes, &errors))?;
     for warning in parsed.warnings {
         reporter.report(Event::Warning(Warning {
             message: warning.message,
@@ -126,26 +130,12 @@ fn load(contexts: &Contexts, reporter: &dyn Reporter) -> Result<Dockerfile, Erro
     Ok(parsed.dockerfile)
 }
 
-/// The first thing wrong with a Dockerfile as the build's error; the others are told as warnings.
-fn unreadable(name: &str, bytes: &[u8], errors: &ParseErrors, reporter: &dyn Reporter) -> Error {
-    for other in errors.iter().skip(1) {
-        reporter.report(Event::Warning(Warning {
-            message: other.message.clone(),
-            location: Some((name.to_owned(), other.span.first_line)),
-            hint: other.hint.clone(),
-        }));
-    }
-    let first = errors.first();
+/// The first thing wrong with a Dockerfile as the build's error, the others as its notes.
+fn unreadable(name: &str, bytes: &[u8], errors: &ParseErrors) -> Error {
     let source = String::from_utf8_lossy(bytes).into();
-    let error = Error::new(Class::Input, first.message.clone()).at_location(Location {
-        file: name.to_owned(),
-        source,
-        span: first.span,
-    });
-    match &first.hint {
-        Some(hint) => error.hint(hint.clone()),
-        None => error,
-    }
+    let notes = errors.iter().skip(1);
+    let notes = notes.map(|other| format!("{name}:{}: {}", other.span.first_line, other.message));
+    errors.first().to_error(name, source).with_notes(notes.collect())
 }
 
 /// Plans, resolves the images that the plan asks for, and plans again until it asks for none (triggers may name more).
