@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub use chmod::{Chmod, ChmodError};
-pub use key::SelectedFile;
+pub use key::{DigestFiles, SelectedFile};
 pub(super) use place::Placement;
 pub use select::{Selected, SelectedEntry, SelectedSource, select};
 
