@@ -278,7 +278,7 @@ fn wildcards_match_the_whole_path_in_byte_order() {
     assert_eq!(select("d/* /x/").0, ["/d/a.txt", "/d/s"]);
     assert_eq!(select("[^a]/a.txt /x/").0, ["/d/a.txt"]);
     assert_eq!(select("d[^a]a.txt /x/").0, ["/d/a.txt"], "a class matches a slash");
-    assert!(matches!(select_words(&source, "a[ /x/"), Err(CopyError::Wildcard { .. })));
+    assert!(matches!(select_words(&source, "a[ /x/"), Err(CopyError::Wildcard(_))));
     assert!(matches!(select_words(&source, "gone/* /x/"), Err(CopyError::NotFound(_))));
     assert!(select("a.txt/* /x/").0.is_empty());
 }
@@ -558,3 +558,18 @@ fn digests_of_the_key_reach_the_changes() {
 }
 
 mod model;
+
+#[test]
+fn the_deepest_context_does_not_exhaust_a_small_stack() {
+    let directory = tempfile::tempdir().unwrap();
+    let deep = directory.path().join("a/".repeat(1000));
+    std::fs::create_dir_all(&deep).unwrap();
+    std::fs::write(deep.join("f"), "text").unwrap();
+    let run = move || {
+        let ignore = Ignore::parse(b"*\n!**/f").unwrap();
+        let tree = ContextTree::open(directory.path(), ignore).unwrap();
+        let (names, files) = select_words(&tree, "--exclude=q --exclude=!**/f [a]* /x/").unwrap();
+        assert_eq!((names, files), (vec!["/a".to_owned()], 1));
+    };
+    std::thread::Builder::new().stack_size(1 << 20).spawn(run).unwrap().join().unwrap();
+}
