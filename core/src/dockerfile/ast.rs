@@ -69,8 +69,15 @@ pub struct From {
     pub platform: Option<String>,
     /// The name after AS, lower-cased.
     pub name: Option<String>,
+    /// The name after AS as written.
+    pub written_name: Option<String>,
+    /// `FROM` and `AS` as written, for the checks of letter case.
+    pub keyword: String,
+    pub as_keyword: Option<String>,
     /// The line as BuildKit keeps it (continuations joined), for the log.
     pub original: String,
+    /// The comment lines directly above, without their `#` (checks and descriptions stand there).
+    pub comments: Vec<String>,
 }
 
 /// One instruction of a stage (or a global ARG).
@@ -81,6 +88,8 @@ pub struct Instruction {
     pub keyword: String,
     /// The line as BuildKit keeps it (`node.Original`: continuations joined, comments dropped), for the log.
     pub original: String,
+    /// The comment lines directly above, without their `#` (checks and descriptions stand there).
+    pub comments: Vec<String>,
     pub kind: InstructionKind,
 }
 
@@ -147,6 +156,8 @@ pub struct Heredoc {
     pub name: String,
     /// The body, tabs already stripped for `<<-`.
     pub content: String,
+    /// The body as read, tabs in place: what goes into a shell's text and a trigger.
+    pub raw: String,
     /// False where the delimiter was quoted.
     pub expand: bool,
     pub chomp: bool,
@@ -186,7 +197,7 @@ pub struct Add {
 }
 
 /// HEALTHCHECK. Durations in nanoseconds, 0 where not given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Healthcheck {
     /// Docker's form: `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", text]`.
     pub test: Vec<String>,

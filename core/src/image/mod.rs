@@ -1,3 +1,9 @@
-//! OCI documents: platform, config, manifest, index (image-spec 1.1).
+//! OCI documents: platform, config, manifest, and a whole image as it leaves the build.
 
+pub mod config;
+pub mod layout;
+pub mod manifest;
 pub mod platform;
+
+pub use config::{ContainerConfig, HealthConfig, History, ImageConfig};
+pub use manifest::Image;

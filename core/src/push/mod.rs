@@ -1,1 +1,150 @@
-//! (to be written)
+//! PUSH: blobs, then the manifest, then the tags one by one, then a look at what the registry made of it.
+//!
+//! Uploads may start while the build still runs: [`Uploader::start`] takes each layer as soon as it is written,
+//! [`Uploader::finish`] the image. [`push`] does both at once.
+
+use std::{path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    Class, Error,
+    digest::Digest,
+    registry::{Client, Manifest, Reference, RegistryError, Repository, manifest::ManifestError},
+};
+
+mod uploader;
+
+pub use uploader::Uploader;
+
+/// A layer of an image to push.
+#[derive(Clone, Debug)]
+pub struct PushLayer {
+    pub digest: Digest,
+    /// Bytes of the blob.
+    pub size: u64,
+    pub source: LayerSource,
+    /// A repository that has the blob: where it lies on a destination's registry, the registry is asked to mount it.
+    pub known_in: Option<Repository>,
+}
+
+/// Where a layer's bytes are.
+#[derive(Clone, Debug)]
+pub enum LayerSource {
+    /// The blob as it goes to the registry.
+    File(PathBuf),
+    /// A repository, on any registry. Implies `known_in`.
+    Registry(Repository),
+}
+
+/// An image to push: exactly these bytes.
+#[derive(Clone, Debug)]
+pub struct PushImage {
+    pub manifest: Bytes,
+    pub manifest_media_type: String,
+    pub digest: Digest,
+    pub config: (Digest, Bytes),
+    pub layers: Vec<PushLayer>,
+}
+
+/// Told (repository, blob, bytes on their way, bytes in all). Bytes fall back when an upload starts again.
+pub type PushProgress = Arc<dyn Fn(&Repository, Digest, u64, u64) + Send + Sync>;
+
+/// What a push took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PushReport {
+    /// Blobs by what it took to have them there, over all repositories.
+    pub uploaded: u64,
+    pub mounted: u64,
+    pub existed: u64,
+    /// Bytes of the uploaded blobs.
+    pub uploaded_bytes: u64,
+    /// Tags (or digests) that name the image now and did not before.
+    pub changed: Vec<String>,
+    /// Those that named it already: nothing was sent for them.
+    pub unchanged: Vec<String>,
+    /// Requests and retries of the client since the uploader was made.
+    pub requests: u64,
+    pub retries: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    #[error("cannot push to {destination}: {error}")]
+    Registry { destination: String, error: RegistryError },
+    #[error("cannot push to {destination}: the image's digest is {digest}")]
+    OtherDigest { destination: String, digest: Digest },
+    #[error("the manifest to push is not valid: {0}")]
+    Manifest(ManifestError),
+    #[error("the image to push is not consistent: {0}")]
+    Image(String),
+    #[error("an upload ended without a result: {0}")]
+    Task(String),
+}
+
+impl PushError {
+    /// The error that leaves core, with its hint.
+    pub fn into_error(self) -> Error {
+        let class = match self {
+            PushError::Registry { .. } | PushError::OtherDigest { .. } => Class::Push,
+            _ => Class::Bug,
+        };
+        let hint = match &self {
+            PushError::Registry { error, .. } => error.hint(),
+            _ => None,
+        };
+        let error = Error::from_cause(class, self);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+impl PushImage {
+    /// Whether the parts belong together.
+    fn check(&self) -> Result<(), PushError> {
+        let wrong = |what: String| Err(PushError::Image(what));
+        if Digest::of(&self.manifest) != self.digest {
+            return wrong(format!("the manifest's digest is not {}", self.digest));
+        }
+        if Digest::of(&self.config.1) != self.config.0 {
+            return wrong(format!("the config's digest is not {}", self.config.0));
+        }
+        let (manifest, _) = Manifest::parse(&self.manifest, &self.manifest_media_type)
+            .map_err(PushError::Manifest)?;
+        let Manifest::Image(manifest) = manifest else {
+            return wrong("it is an index".into());
+        };
+        if manifest.config.digest != self.config.0 {
+            return wrong("the manifest names another config".into());
+        }
+        for named in &manifest.layers {
+            let given =
+                |layer: &PushLayer| (layer.digest, layer.size) == (named.digest, named.size);
+            if !self.layers.iter().any(given) {
+                return wrong(format!("the layer {} is missing", named.digest));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pushes `image` to every destination: a tag, or `@digest` of the image itself.
+///
+/// A tag that names the image already gets nothing. Blobs go in parallel, four a registry; what the registry has, or
+/// can mount, is not sent.
+///
+/// # Errors
+/// The first failure; uploads under way are given up then.
+pub async fn push(
+    client: &Client,
+    image: &PushImage,
+    destinations: &[Reference],
+    progress: PushProgress,
+) -> Result<PushReport, PushError> {
+    Uploader::new(client, destinations, progress)?.finish(image).await
+}
+
+#[cfg(test)]
+mod tests;

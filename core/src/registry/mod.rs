@@ -1,1 +1,45 @@
-//! (to be written)
+//! Registries: an asynchronous client for the OCI distribution-spec, with our own transport.
+//!
+//! Names are `oci-distribution`'s [`Reference`]; everything that goes over the wire is decided here: which tries are
+//! repeated, where redirects may lead, who gets a credential, which documents are believed.
+
+mod address;
+pub mod auth;
+mod blob;
+mod client;
+mod connect;
+pub mod error;
+mod fetch;
+mod host;
+pub mod manifest;
+mod options;
+mod pattern;
+pub mod reference;
+mod retry;
+mod select;
+mod source;
+pub mod strict_json;
+mod transport;
+mod upload;
+
+pub use auth::{
+    docker_config::{DockerConfigKeychain, Helpers},
+    keychain::{
+        Anonymous, BoxFuture, ChainKeychain, Credential, CredentialKind, Keychain, KeychainError,
+        StaticKeychain,
+    },
+};
+pub use blob::BlobStream;
+pub use client::{Client, ClientStats};
+pub use error::{ConnectFailure, Refusal, RefusalKind, RegistryError};
+pub use fetch::Resolved;
+pub use manifest::{Descriptor, FetchedManifest, ImageIndex, ImageManifest, Manifest};
+pub use options::{ClientOptions, Limits, Proxies};
+pub use reference::{PinnedReference, Reference, ReferenceError, Repository};
+pub use select::{SelectError, select_platform};
+pub use upload::{BlobSource, Progress, UploadOutcome};
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,435 @@
-//! (to be written)
+//! The content-addressed store on disk: `blobs/ index/ trees/ records/ images/ work/ lock version`.
+//!
+//! Everything is written beside its place and renamed into it, so that a killed build leaves nothing half-written, and
+//! several builds may use one store. Blobs are verified whenever they are read; unpacked trees can't be, so they count
+//! only within the boot that wrote them.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    digest::Digest,
+    rootfs,
+    tree::{IndexError, LayerIndex},
+};
+
+mod verify;
+
+pub use verify::VerifyingReader;
+
+/// What a store directory says of itself.
+const VERSION: &str = "bareboat state 1\n";
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("state directory {}: {what}", path.display())]
+    Io { path: PathBuf, what: &'static str, source: io::Error },
+    #[error("{} was written by another version of bareboat", .0.display())]
+    Version(PathBuf),
+    #[error(
+        "a blob has digest {found} and {found_bytes} bytes, expected {expected} and {expected_bytes} bytes"
+    )]
+    Mismatch { expected: Digest, expected_bytes: u64, found: Digest, found_bytes: u64 },
+    #[error("{0} is in use by another build")]
+    Busy(String),
+}
+
+/// An open store. Cheap to clone; the shared lock is held until the last clone is gone.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    work: WorkDirectory,
+    boot_id: String,
+    _lock: File,
+}
+
+/// A directory of this process below `work/`, held by a lock and deleted at the end.
+#[derive(Debug)]
+struct WorkDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Drop for WorkDirectory {
+    fn drop(&mut self) {
+        let _ = remove(&self.path);
+    }
+}
+
+/// Bytes kept by the store, for people.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub blobs_bytes: u64,
+    pub trees_bytes: u64,
+    pub other_bytes: u64,
+}
+
+impl Store {
+    /// Opens a store, makes it where it is missing (mode 0700), and clears what killed builds left in `work/`.
+    pub fn open(root: &Path, boot_id: String) -> Result<Self, StoreError> {
+        let made = |what| move |source| StoreError::Io { path: root.to_owned(), what, source };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(made("cannot be made"))?;
+        let root = &root.canonicalize().map_err(made("cannot be opened"))?;
+        for part in ["blobs/sha256", "index", "trees", "records", "images", "mounts", "work"] {
+            fs::create_dir_all(root.join(part)).map_err(made("cannot be written"))?;
+        }
+        let lock = open_lock(&root.join("lock")).map_err(made("cannot be locked"))?;
+        flock(&lock, FlockOperation::LockShared).map_err(|e| made("cannot be locked")(e.into()))?;
+        check_version(root)?;
+        clear_stale_work(&root.join("work"));
+        let work = new_work_directory(&root.join("work")).map_err(made("cannot be written"))?;
+        Ok(Store(Arc::new(Inner { root: root.to_owned(), work, boot_id, _lock: lock })))
+    }
+
+    fn io(&self, what: &'static str) -> impl Fn(io::Error) -> StoreError + '_ {
+        move |source| StoreError::Io { path: self.0.root.clone(), what, source }
+    }
+
+    /// This process's directory for temporary files, on the store's file system.
+    pub fn work(&self) -> &Path {
+        &self.0.work.path
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
+    /// A fresh directory below `work`.
+    pub fn work_directory(&self, prefix: &str) -> Result<PathBuf, StoreError> {
+        let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(self.work());
+        Ok(directory.map_err(self.io("cannot be written"))?.keep())
+    }
+
+    /// An unnamed file for bytes that are read again within this build.
+    pub fn spool(&self) -> Result<File, StoreError> {
+        tempfile::tempfile_in(self.work()).map_err(self.io("cannot be written"))
+    }
+
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.0.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Whether a blob of this size is there. Its bytes are verified when they are read.
+    pub fn has_blob(&self, digest: &Digest, size: u64) -> bool {
+        fs::metadata(self.blob_path(digest))
+            .is_ok_and(|found| found.is_file() && found.len() == size)
+    }
+
+    /// Opens a blob for reading; a wrong digest or size is an error at its end (invariant 5).
+    pub fn open_blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<VerifyingReader<File>, StoreError> {
+        let file = File::open(self.blob_path(digest)).map_err(self.io("holds no such blob"))?;
+        Ok(VerifyingReader::new(file, *digest, size))
+    }
+
+    /// The bytes of a small blob, verified; `None` where it is missing or damaged.
+    pub fn read_blob(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.blob_path(digest)).ok()?;
+        (Digest::of(&bytes) == *digest).then_some(bytes)
+    }
+
+    /// Starts a blob whose digest is known at its end.
+    pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        let file = tempfile::Builder::new().prefix("blob-").tempfile_in(self.work());
+        let file = file.map_err(self.io("cannot be written"))?;
+        Ok(BlobWriter { store: self.clone(), file, hasher: Some(Sha256::new()), bytes: 0 })
+    }
+
+    /// Starts a blob whose bytes the caller hashes; `commit_as` names it.
+    pub fn unhashed_blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        Ok(BlobWriter { hasher: None, ..self.blob_writer()? })
+    }
+
+    /// Keeps bytes as a blob.
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        if !self.has_blob(&digest, bytes.len() as u64) {
+            self.put_file(&self.blob_path(&digest), bytes)?;
+        }
+        Ok(digest)
+    }
+
+    /// The index of a layer, where it is known. A damaged one is as missing.
+    pub fn index(&self, diff_id: &Digest) -> Option<LayerIndex> {
+        let bytes = fs::read(self.0.root.join("index").join(diff_id.hex())).ok()?;
+        match LayerIndex::decode(&bytes) {
+            Ok(index) => Some(index),
+            Err(
+                error @ (IndexError::Version | IndexError::Damaged | IndexError::Compression(_)),
+            ) => {
+                tracing::warn!(%diff_id, %error, "index ignored");
+                None
+            }
+        }
+    }
+
+    pub fn has_index(&self, diff_id: &Digest) -> bool {
+        self.0.root.join("index").join(diff_id.hex()).is_file()
+    }
+
+    pub fn put_index(&self, diff_id: &Digest, index: &LayerIndex) -> Result<(), StoreError> {
+        let bytes = index.encode().map_err(self.io("cannot hold an index"))?;
+        self.put_file(&self.0.root.join("index").join(diff_id.hex()), &bytes)
+    }
+
+    /// A small file of a room of its own (`records/NAME`, `images/NAME`); `None` where it is missing.
+    pub fn read_document(&self, room: &str, name: &str) -> Option<Vec<u8>> {
+        fs::read(self.0.root.join(room).join(name)).ok()
+    }
+
+    pub fn put_document(&self, room: &str, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.put_file(&self.0.root.join(room).join(name), bytes)
+    }
+
+    fn put_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let write = || {
+            let mut file = tempfile::Builder::new().prefix("file-").tempfile_in(self.work())?;
+            file.write_all(bytes)?;
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            file.persist(path).map_err(|error| error.error)
+        };
+        write().map(drop).map_err(self.io("cannot be written"))
+    }
+
+    /// The unpacked tree of a layer for a flavour of owners, where this boot wrote one.
+    pub fn tree(&self, flavour: &str, key: &str) -> Option<PathBuf> {
+        let place = self.tree_place(flavour, key);
+        let boot = fs::read_to_string(place.join("boot")).ok()?;
+        (boot == self.0.boot_id).then(|| place.join("fs"))
+    }
+
+    fn tree_place(&self, flavour: &str, key: &str) -> PathBuf {
+        self.0.root.join("trees").join(flavour).join(key)
+    }
+
+    /// A place in `work/` in which a tree is made; `fs` below it is the tree.
+    pub fn new_tree(&self) -> Result<PathBuf, StoreError> {
+        let place = self.work_directory("tree-")?;
+        fs::write(place.join("boot"), &self.0.boot_id).map_err(self.io("cannot be written"))?;
+        fs::create_dir(place.join("fs")).map_err(self.io("cannot be written"))?;
+        Ok(place)
+    }
+
+    /// Moves a finished tree to its name. Where another build was faster, its tree is taken and this one deleted.
+    pub fn commit_tree(
+        &self,
+        place: &Path,
+        flavour: &str,
+        key: &str,
+    ) -> Result<PathBuf, StoreError> {
+        let target = self.tree_place(flavour, key);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(self.io("cannot be written"))?;
+        }
+        if target.exists() && self.tree(flavour, key).is_none() {
+            let stale = self.work_directory("stale-")?.join("tree");
+            let _ = fs::rename(&target, &stale);
+            let _ = remove(&stale);
+        }
+        match fs::rename(place, &target) {
+            Ok(()) => {}
+            Err(_) if self.tree(flavour, key).is_some() => {
+                remove(place).map_err(self.io("cannot be cleaned"))?;
+            }
+            Err(error) => return Err(self.io("cannot take a tree")(error)),
+        }
+        Ok(target.join("fs"))
+    }
+
+    /// Deletes a directory of `work/` with all that is in it.
+    pub fn discard(&self, place: &Path) {
+        if let Err(error) = remove(place) {
+            tracing::warn!(place = %place.display(), %error, "left behind");
+        }
+    }
+}
+
+/// Empties a store that no build uses. Returns the bytes freed.
+pub fn prune(root: &Path) -> Result<u64, StoreError> {
+    let failed = |what| move |source| StoreError::Io { path: root.to_owned(), what, source };
+    if !root.join("version").is_file() {
+        return Ok(0);
+    }
+    let lock = open_lock(&root.join("lock")).map_err(failed("cannot be locked"))?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Err(StoreError::Busy(root.display().to_string()));
+    }
+    check_version(root)?;
+    let freed = usage(root);
+    for part in ["records", "images", "index", "trees", "mounts", "blobs", "work"] {
+        let place = root.join(part);
+        if place.symlink_metadata().is_ok() {
+            remove(&place).map_err(failed("cannot be emptied"))?;
+        }
+    }
+    Ok(freed.blobs_bytes + freed.trees_bytes + freed.other_bytes)
+}
+
+/// What a store holds, by the sizes of its files.
+pub fn usage(root: &Path) -> Usage {
+    let sum = |part: &str| tree_bytes(&root.join(part));
+    Usage {
+        blobs_bytes: sum("blobs"),
+        trees_bytes: sum("trees"),
+        other_bytes: ["records", "images", "index", "mounts", "work"].iter().map(|p| sum(p)).sum(),
+    }
+}
+
+fn tree_bytes(path: &Path) -> u64 {
+    let mut bytes = 0;
+    let mut pending = vec![path.to_owned()];
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(found) if found.is_dir() => pending.push(entry.path()),
+                Ok(found) => bytes += found.len(),
+                Err(_) => {}
+            }
+        }
+    }
+    bytes
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn check_version(root: &Path) -> Result<(), StoreError> {
+    let path = root.join("version");
+    match fs::read_to_string(&path) {
+        Ok(found) if found == VERSION => Ok(()),
+        Ok(_) => Err(StoreError::Version(root.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let what = "cannot be written";
+            fs::write(&path, VERSION).map_err(|source| StoreError::Io {
+                path: root.to_owned(),
+                what,
+                source,
+            })
+        }
+        Err(source) => {
+            Err(StoreError::Io { path: root.to_owned(), what: "cannot be read", source })
+        }
+    }
+}
+
+fn new_work_directory(work: &Path) -> io::Result<WorkDirectory> {
+    let path = tempfile::Builder::new().prefix("build-").tempdir_in(work)?.keep();
+    let lock = open_lock(&path.join("lock"))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    Ok(WorkDirectory { path, _lock: lock })
+}
+
+/// Deletes the directories of builds that are gone: nobody holds their lock.
+fn clear_stale_work(work: &Path) {
+    for entry in fs::read_dir(work).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(lock) = File::open(path.join("lock")) else { continue };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = remove(&path);
+        }
+    }
+}
+
+/// Deletes by directory handle whatever is at `path`.
+fn remove(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let parent = File::open(parent)?;
+    rootfs::remove_tree(
+        std::os::fd::AsFd::as_fd(&parent),
+        std::os::unix::ffi::OsStrExt::as_bytes(name),
+    )
+}
+
+/// A blob being written into the store.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: Store,
+    file: tempfile::NamedTempFile,
+    hasher: Option<Sha256>,
+    bytes: u64,
+}
+
+impl BlobWriter {
+    /// Puts the blob in its place.
+    pub fn commit(mut self) -> Result<(Digest, u64), StoreError> {
+        let hasher = self.hasher.take().unwrap_or_default();
+        let digest = Digest::from_bytes(hasher.finalize().into());
+        let bytes = self.bytes;
+        self.commit_as(&digest)?;
+        Ok((digest, bytes))
+    }
+
+    /// Puts the blob in its place if it is what was expected, else drops it.
+    pub fn commit_expecting(
+        mut self,
+        expected: &Digest,
+        expected_bytes: u64,
+    ) -> Result<(), StoreError> {
+        let hasher = self.hasher.take().unwrap_or_default();
+        let found = Digest::from_bytes(hasher.finalize().into());
+        if found != *expected || self.bytes != expected_bytes {
+            let found_bytes = self.bytes;
+            return Err(StoreError::Mismatch {
+                expected: *expected,
+                expected_bytes,
+                found,
+                found_bytes,
+            });
+        }
+        self.commit_as(expected)
+    }
+
+    /// Puts the blob in its place under a digest that the caller computed of these very bytes.
+    pub fn commit_as(self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.store.blob_path(digest);
+        self.file
+            .persist(path)
+            .map(drop)
+            .map_err(|error| self.store.io("cannot be written")(error.error))
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes[..written]);
+        }
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Reads all of a verified blob.
+pub fn read_verified(mut reader: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

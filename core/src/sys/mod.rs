@@ -1,2 +1,13 @@
-//! The only room for `unsafe` and raw system calls.
+//! The only room for `unsafe` and raw system calls. What rustix has is wrapped only where a fallback or a rule is added.
 #![allow(unsafe_code)]
+
+pub mod credentials;
+pub mod fs;
+pub mod mount;
+pub mod namespace;
+pub mod network;
+pub mod process;
+pub mod remove;
+pub mod resolve;
+pub mod seccomp;
+pub mod xattr;

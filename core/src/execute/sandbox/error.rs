@@ -1,0 +1,119 @@
+//! What can go wrong with a step's box. The same type travels from the helper to the builder.
+
+use std::{fmt, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Class, Error};
+
+/// An error number that is shown with its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Errno(pub i32);
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        io::Error::from_raw_os_error(self.0).fmt(f)
+    }
+}
+
+impl From<&io::Error> for Errno {
+    fn from(error: &io::Error) -> Self {
+        Errno(error.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+/// Why a step could not be run. (A step that ran and failed is a [`StepExit`](super::StepExit).)
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum SandboxError {
+    /// A call of the set-up failed; nothing was executed.
+    #[error("sandbox: {call} {object}: {errno}")]
+    Call { call: String, object: String, errno: Errno },
+    #[error(
+        "sandbox: the state directory {directory} is on overlayfs, which can't hold an overlay's upper directory"
+    )]
+    StateOnOverlay { directory: String },
+    #[error("invalid mount target \"{target}\": {problem}")]
+    MountTarget { target: String, problem: String },
+    #[error("mount source \"{source_path}\" for {target}: {errno}")]
+    MountSource { source_path: String, target: String, errno: Errno },
+    #[error("{program} is a program for {architecture}, which this machine cannot execute")]
+    ForeignProgram { program: String, architecture: String },
+    #[error("unknown ulimit \"{name}\"")]
+    Ulimit { name: String },
+    #[error("{what} holds a NUL byte")]
+    NulByte { what: String },
+    #[error("the command is empty")]
+    NoCommand,
+    #[error("sandbox: Docker's seccomp profile: {problem}")]
+    Seccomp { problem: String },
+    /// `helper_main` is not the first line of this program's main, so that a helper would run the program again.
+    #[error("sandbox: this program does not call helper_main first")]
+    HelperMissing,
+    #[error("sandbox: the helper ended before it reported ({how})")]
+    HelperDied { how: String },
+    #[error("sandbox: the helper's message can't be read: {problem}")]
+    Protocol { problem: String },
+    #[error("canceled")]
+    Canceled,
+}
+
+impl SandboxError {
+    /// The class of the failure, by which the process exits.
+    pub fn class(&self) -> Class {
+        match self {
+            SandboxError::MountTarget { .. }
+            | SandboxError::MountSource { .. }
+            | SandboxError::NulByte { .. }
+            | SandboxError::NoCommand => Class::Input,
+            SandboxError::Ulimit { .. } => Class::Usage,
+            SandboxError::HelperMissing
+            | SandboxError::Protocol { .. }
+            | SandboxError::Seccomp { .. } => Class::Bug,
+            SandboxError::Canceled => Class::Step,
+            _ => Class::Host,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            SandboxError::Call { call, errno, .. } => {
+                super::probe::remedy(call, errno.0).map(|remedy| remedy.to_owned())
+            }
+            SandboxError::StateOnOverlay { .. } => Some(
+                "put the state on another file system: mount a volume (an emptyDir in Kubernetes) and name it with --state-dir"
+                    .to_owned(),
+            ),
+            SandboxError::ForeignProgram { architecture, .. } => Some(format!(
+                "register an emulator for {architecture} with binfmt_misc (flag F), or build each platform on its own machine and put them together with `bareboat join`"
+            )),
+            _ => None,
+        }
+    }
+}
+
+impl From<SandboxError> for Error {
+    fn from(error: SandboxError) -> Self {
+        let (class, hint) = (error.class(), error.hint());
+        let error = Error::from_cause(class, error);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+/// Names the call and the object of a failed system call.
+pub(super) trait Named<T> {
+    fn named(self, call: &str, object: impl AsRef<Path>) -> Result<T, SandboxError>;
+}
+
+impl<T, E: Into<io::Error>> Named<T> for Result<T, E> {
+    fn named(self, call: &str, object: impl AsRef<Path>) -> Result<T, SandboxError> {
+        self.map_err(|error| SandboxError::Call {
+            call: call.to_owned(),
+            object: object.as_ref().display().to_string(),
+            errno: Errno::from(&error.into()),
+        })
+    }
+}

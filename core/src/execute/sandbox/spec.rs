@@ -1,0 +1,183 @@
+//! What a step is to run with.
+
+use std::{ffi::OsString, fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::wire;
+
+/// BuildKit's host name of a step.
+pub const DEFAULT_HOST_NAME: &str = "buildkitsandbox";
+
+/// Docker's size of /dev/shm.
+pub const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
+
+/// One RUN: its file system, its process and its surroundings. Everything is as given: nothing is added to the
+/// environment, and no path but those of the image is looked up in the image.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct StepSpec {
+    /// Unpacked layers, the topmost first; none for FROM scratch. Absolute. The mode, owner and time of the topmost
+    /// one's root become those of `/`.
+    #[serde(with = "wire::list")]
+    pub lowers: Vec<PathBuf>,
+    /// A fresh, empty directory, which holds the step's changes afterwards (overlayfs's form: whiteouts are character
+    /// devices 0:0, opaque directories have `trusted.overlay.opaque`). Absolute, on anything but overlayfs.
+    #[serde(with = "wire::bytes")]
+    pub upper: PathBuf,
+    /// A fresh, empty directory on the same file system as `upper`.
+    #[serde(with = "wire::bytes")]
+    pub work: PathBuf,
+    /// An empty directory of this step alone; it is covered in the step's mount namespace and stays empty. Not an
+    /// ancestor of any other path in here.
+    #[serde(with = "wire::bytes")]
+    pub scratch: PathBuf,
+    /// The command with its arguments. A first argument without `/` is looked up on the PATH of `environment`.
+    #[serde(with = "wire::list")]
+    pub arguments: Vec<OsString>,
+    /// `NAME=value`, in order.
+    #[serde(with = "wire::list")]
+    pub environment: Vec<OsString>,
+    /// A directory of the image, which exists.
+    #[serde(with = "wire::bytes")]
+    pub working_directory: PathBuf,
+    pub user: StepUser,
+    pub host_name: String,
+    /// The bytes of /etc/resolv.conf.
+    #[serde(with = "wire::bytes")]
+    pub resolv_conf: Vec<u8>,
+    /// The bytes of /etc/hosts.
+    #[serde(with = "wire::bytes")]
+    pub hosts: Vec<u8>,
+    /// Mounted with the outermost target first, whatever their order.
+    pub mounts: Vec<StepMount>,
+    pub network: StepNetwork,
+    /// The size of /dev/shm.
+    pub shm_bytes: u64,
+    pub ulimits: Vec<Ulimit>,
+}
+
+impl StepSpec {
+    /// A step of root with Docker's surroundings, no network files, no mounts and an empty environment.
+    pub fn new(upper: PathBuf, work: PathBuf, scratch: PathBuf) -> Self {
+        StepSpec {
+            lowers: Vec::new(),
+            upper,
+            work,
+            scratch,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            working_directory: PathBuf::from("/"),
+            user: StepUser::default(),
+            host_name: DEFAULT_HOST_NAME.to_owned(),
+            resolv_conf: Vec::new(),
+            hosts: Vec::new(),
+            mounts: Vec::new(),
+            network: StepNetwork::Builder,
+            shm_bytes: DEFAULT_SHM_BYTES,
+            ulimits: Vec::new(),
+        }
+    }
+}
+
+/// The environment may hold secrets, so it is not shown.
+impl fmt::Debug for StepSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StepSpec")
+            .field("arguments", &self.arguments)
+            .field("upper", &self.upper)
+            .field("lowers", &self.lowers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Numbers from the stage's own passwd and group files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepUser {
+    pub uid: u32,
+    pub gid: u32,
+    /// All supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepNetwork {
+    /// The builder's own network namespace.
+    Builder,
+    /// A new one with only the loopback device, up.
+    None,
+}
+
+/// A limit of setrlimit(2); -1 is unlimited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Docker's name, such as `nofile`.
+    pub name: String,
+    pub soft: i64,
+    pub hard: i64,
+}
+
+/// A mount of `RUN --mount`. What is missing of the target's path is made for the step and removed afterwards.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepMount {
+    /// Absolute, in the image; links on the way are followed inside the image. `/` and what is below /proc are refused.
+    #[serde(with = "wire::bytes")]
+    pub target: PathBuf,
+    pub source: MountSource,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub enum MountSource {
+    /// The directory or file `path` inside `root`, as it is (a cache, a context). Links in `path` stay inside `root`.
+    Bind {
+        #[serde(with = "wire::bytes")]
+        root: PathBuf,
+        #[serde(with = "wire::bytes")]
+        path: PathBuf,
+        writable: bool,
+    },
+    /// The directory or file `path` inside the tree of unpacked layers, the topmost first (a stage, an image, or the
+    /// one directory of a context). Read-only, or with `discard` writable: what is written is lost.
+    Tree {
+        #[serde(with = "wire::list")]
+        lowers: Vec<PathBuf>,
+        #[serde(with = "wire::bytes")]
+        path: PathBuf,
+        discard: Option<Discard>,
+    },
+    /// An empty, writable directory in memory.
+    Tmpfs { bytes_max: Option<u64>, mode: u32, uid: u32, gid: u32 },
+    /// A read-only file in memory, such as a secret.
+    File {
+        #[serde(with = "wire::bytes")]
+        content: Vec<u8>,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+}
+
+/// Where a writable tree's writes go: two fresh directories on one file system that is not overlayfs. The caller
+/// deletes them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Discard {
+    #[serde(with = "wire::bytes")]
+    pub upper: PathBuf,
+    #[serde(with = "wire::bytes")]
+    pub work: PathBuf,
+}
+
+/// Contents are not shown: they are secrets.
+impl fmt::Debug for MountSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MountSource::Bind { root, path, writable } => {
+                write!(f, "Bind({root:?}, {path:?}, writable: {writable})")
+            }
+            MountSource::Tree { lowers, path, discard } => {
+                write!(f, "Tree({lowers:?}, {path:?}, writable: {})", discard.is_some())
+            }
+            MountSource::Tmpfs { bytes_max, .. } => write!(f, "Tmpfs({bytes_max:?})"),
+            MountSource::File { content, .. } => write!(f, "File({} bytes)", content.len()),
+        }
+    }
+}

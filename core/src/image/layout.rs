@@ -1,0 +1,190 @@
+//! The OCI image layout: as an output (a directory or a tar), and as a source of named contexts (image-layout.md).
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use crate::{digest::Digest, store::Store};
+
+use super::{Image, manifest};
+
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    #[error("cannot write {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{} exists and is no empty directory and no OCI layout", .0.display())]
+    Occupied(PathBuf),
+    #[error("blob {digest} of the image is missing from the state directory")]
+    Blob { digest: Digest, source: io::Error },
+}
+
+/// The bytes of `index.json`: one descriptor for each name, or one without a name.
+fn index_document(image: &Image, names: &[(String, String)]) -> Vec<u8> {
+    let mut platform =
+        json!({"architecture": image.platform.architecture, "os": image.platform.os});
+    if !image.platform.variant.is_empty() {
+        platform["variant"] = json!(image.platform.variant);
+    }
+    let descriptor = json!({
+        "mediaType": manifest::OCI_MANIFEST,
+        "digest": image.digest,
+        "size": image.manifest.len(),
+        "platform": platform,
+    });
+    let named = |(name, tag): &(String, String)| {
+        let mut named = descriptor.clone();
+        named["annotations"] =
+            json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag});
+        named
+    };
+    let manifests: Vec<Value> =
+        if names.is_empty() { vec![descriptor.clone()] } else { names.iter().map(named).collect() };
+    json!({"schemaVersion": 2, "mediaType": manifest::OCI_INDEX, "manifests": manifests})
+        .to_string()
+        .into_bytes()
+}
+
+const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Writes the image as a layout directory. `names` are full names with their tags. An existing layout is replaced as a
+/// whole once the new one is complete; anything else that is no empty directory is left alone.
+pub fn write_directory(
+    store: &Store,
+    image: &Image,
+    names: &[(String, String)],
+    target: &Path,
+) -> Result<(), LayoutError> {
+    let failed = |source| LayoutError::Write { path: target.to_owned(), source };
+    check_target(target)?;
+    let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(failed)?;
+    let fresh = tempfile::Builder::new().prefix(".bareboat-").tempdir_in(parent).map_err(failed)?;
+    let blobs = fresh.path().join("blobs/sha256");
+    fs::create_dir_all(&blobs).map_err(failed)?;
+    for layer in &image.layers {
+        copy_blob(store, &layer.digest, layer.size, &blobs.join(layer.digest.hex()))?;
+    }
+    for (digest, bytes) in [(image.digest, &image.manifest), (image.config_digest, &image.config)] {
+        fs::write(blobs.join(digest.hex()), bytes).map_err(failed)?;
+    }
+    fs::write(fresh.path().join("oci-layout"), MARKER).map_err(failed)?;
+    fs::write(fresh.path().join("index.json"), index_document(image, names)).map_err(failed)?;
+    set_modes(fresh.path()).map_err(failed)?;
+    replace(fresh, target).map_err(failed)
+}
+
+fn check_target(target: &Path) -> Result<(), LayoutError> {
+    let free = match fs::read_dir(target) {
+        Ok(mut entries) => target.join("oci-layout").is_file() || entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if free { Ok(()) } else { Err(LayoutError::Occupied(target.to_owned())) }
+}
+
+fn set_modes(root: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    for directory in [root.to_owned(), root.join("blobs"), root.join("blobs/sha256")] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+fn replace(fresh: tempfile::TempDir, target: &Path) -> io::Result<()> {
+    if target.exists() {
+        let old = tempfile::Builder::new().prefix(".bareboat-").tempdir_in(
+            target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+        )?;
+        fs::rename(target, old.path().join("old"))?;
+    }
+    fs::rename(fresh.path(), target)?;
+    let _ = fresh.keep();
+    Ok(())
+}
+
+fn copy_blob(store: &Store, digest: &Digest, size: u64, target: &Path) -> Result<(), LayoutError> {
+    let copy = || {
+        let mut reader = store.open_blob(digest, size).map_err(io::Error::other)?;
+        let mut file = File::create(target)?;
+        copy_large(&mut reader, &mut file)
+    };
+    copy().map_err(|source| LayoutError::Blob { digest: *digest, source })
+}
+
+fn copy_large(reader: &mut impl io::Read, writer: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => return Ok(()),
+            got => writer.write_all(&buffer[..got])?,
+        }
+    }
+}
+
+/// Writes the image as a layout in a tar: names sorted, owner 0:0, mtimes `mtime_seconds`.
+pub fn write_tar(
+    store: &Store,
+    image: &Image,
+    names: &[(String, String)],
+    mtime_seconds: u64,
+    out: &mut dyn Write,
+) -> Result<(), LayoutError> {
+    let failed = |source| LayoutError::Write { path: PathBuf::from("the layout's tar"), source };
+    let mut tar = tar::Builder::new(out);
+    let mut blobs: Vec<(Digest, u64)> =
+        image.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+    blobs.push((image.digest, image.manifest.len() as u64));
+    blobs.push((image.config_digest, image.config.len() as u64));
+    blobs.sort();
+    blobs.dedup();
+    for directory in ["blobs/", "blobs/sha256/"] {
+        append(&mut tar, directory, 0, mtime_seconds, &mut io::empty()).map_err(failed)?;
+    }
+    for (digest, size) in blobs {
+        let name = format!("blobs/sha256/{}", digest.hex());
+        let bytes = match digest {
+            digest if digest == image.digest => Some(&image.manifest),
+            digest if digest == image.config_digest => Some(&image.config),
+            _ => None,
+        };
+        let result = match bytes {
+            Some(bytes) => append(&mut tar, &name, size, mtime_seconds, &mut bytes.as_slice()),
+            None => {
+                let blob = store.open_blob(&digest, size).map_err(io::Error::other);
+                blob.and_then(|mut blob| append(&mut tar, &name, size, mtime_seconds, &mut blob))
+            }
+        };
+        result.map_err(|source| LayoutError::Blob { digest, source })?;
+    }
+    let index = index_document(image, names);
+    append(&mut tar, "index.json", index.len() as u64, mtime_seconds, &mut index.as_slice())
+        .map_err(failed)?;
+    append(&mut tar, "oci-layout", MARKER.len() as u64, mtime_seconds, &mut &MARKER[..])
+        .map_err(failed)?;
+    tar.finish().map_err(failed)
+}
+
+fn append(
+    tar: &mut tar::Builder<&mut dyn Write>,
+    name: &str,
+    size: u64,
+    mtime_seconds: u64,
+    bytes: &mut dyn io::Read,
+) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    let directory = name.ends_with('/');
+    header.set_entry_type(if directory {
+        tar::EntryType::Directory
+    } else {
+        tar::EntryType::Regular
+    });
+    header.set_path(name)?;
+    header.set_mode(if directory { 0o755 } else { 0o644 });
+    header.set_size(size);
+    header.set_mtime(mtime_seconds);
+    header.set_cksum();
+    tar.append(&header, bytes)
+}

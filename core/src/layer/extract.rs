@@ -1,0 +1,130 @@
+//! Single files out of a layer, by its index.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read,
+    os::unix::fs::FileExt,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    digest::Digest,
+    tree::{EntryPath, Kind, LayerIndex},
+};
+
+use super::{LayerError, ReadLimits, source::Source};
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Where a content stands in the layer's tar, and whose it is.
+struct Wanted<'a> {
+    length: u64,
+    digest: Option<Digest>,
+    paths: Vec<&'a EntryPath>,
+}
+
+/// Copies the content of the `wanted` regular files of a layer to the end of `spool`, in one pass that needs no privilege,
+/// and gives offset and length in `spool` for each. Hard links give the content that they share.
+///
+/// `index` is the layer's own. `input` is always read to its end, where the caller's reader has the digest to compare.
+/// A path that the index has no regular file at, and content that is not where the index says, are errors.
+pub fn extract_files(
+    input: &mut (dyn Read + Send),
+    media_type: &str,
+    index: &LayerIndex,
+    wanted: &BTreeSet<EntryPath>,
+    spool: &File,
+) -> Result<BTreeMap<EntryPath, (u64, u64)>, LayerError> {
+    let contents = contents(index, wanted)?;
+    let mut stream = Stream {
+        source: Source::open(input, media_type, ReadLimits::default())?,
+        position: 0,
+        buffer: vec![0; BUFFER_BYTES],
+    };
+    let mut found = BTreeMap::new();
+    let mut end = spool.metadata().map_err(LayerError::Write)?.len();
+    for (offset, content) in contents {
+        let owner = content.paths[0];
+        if content.length > 0 {
+            stream.skip_to(offset, owner)?;
+            stream.copy(&content, spool, end)?;
+        }
+        let place = (end, content.length);
+        found.extend(content.paths.into_iter().map(|path| (path.clone(), place)));
+        end += content.length;
+    }
+    stream.finish()?;
+    Ok(found)
+}
+
+/// By offset; empty files stand before all others, because theirs says nothing.
+fn contents<'a>(
+    index: &LayerIndex,
+    wanted: &'a BTreeSet<EntryPath>,
+) -> Result<BTreeMap<u64, Wanted<'a>>, LayerError> {
+    let mut contents = BTreeMap::new();
+    for path in wanted {
+        let mismatch = || LayerError::IndexMismatch(path.clone());
+        let row = index.get(path).ok_or_else(mismatch)?;
+        let Kind::File { size: length } = row.kind else { return Err(mismatch()) };
+        let offset = if length == 0 { 0 } else { row.tar_offset };
+        let new = || Wanted { length, digest: row.digest, paths: Vec::new() };
+        let content = contents.entry(offset).or_insert_with(new);
+        if content.length != length {
+            return Err(mismatch());
+        }
+        content.paths.push(path);
+    }
+    Ok(contents)
+}
+
+struct Stream<'a> {
+    source: Source<'a>,
+    position: u64,
+    buffer: Vec<u8>,
+}
+
+impl Stream<'_> {
+    /// Up to `left` bytes; empty only at the end.
+    fn next(&mut self, left: u64) -> Result<&[u8], LayerError> {
+        let want = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let got = self.source.fill(&mut self.buffer[..want])?;
+        self.position += got as u64;
+        Ok(&self.buffer[..got])
+    }
+
+    fn skip_to(&mut self, offset: u64, path: &EntryPath) -> Result<(), LayerError> {
+        let mut left = offset.checked_sub(self.position);
+        while let Some(count @ 1..) = left {
+            let got = self.next(count)?.len() as u64;
+            left = if got == 0 { None } else { Some(count - got) };
+        }
+        left.map(drop).ok_or_else(|| LayerError::IndexMismatch(path.clone()))
+    }
+
+    fn copy(&mut self, content: &Wanted<'_>, spool: &File, to: u64) -> Result<(), LayerError> {
+        let mismatch = || LayerError::IndexMismatch(content.paths[0].clone());
+        let (mut hasher, mut copied) = (Sha256::new(), 0);
+        while copied < content.length {
+            let bytes = self.next(content.length - copied)?;
+            if bytes.is_empty() {
+                return Err(mismatch());
+            }
+            hasher.update(bytes);
+            spool.write_all_at(bytes, to + copied).map_err(LayerError::Write)?;
+            copied += bytes.len() as u64;
+        }
+        let digest = Digest::from_bytes(hasher.finalize().into());
+        if content.digest.is_some_and(|expected| expected != digest) {
+            return Err(mismatch());
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), LayerError> {
+        while !self.next(u64::MAX)?.is_empty() {}
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! Connections: TLS, proxies, and where a registry may send us.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::Url;
+
+use super::{
+    address::Reach,
+    error::{ConnectFailure, RegistryError, printable},
+    host::{Host, shown},
+    options::{ClientOptions, ProxyRules},
+    pattern::HostPattern,
+};
+
+/// The connections, and the rules for where they may lead.
+pub(crate) struct Http {
+    /// To registries that the user named.
+    own: reqwest::Client,
+    /// To where those sent us: by how far inside that may be.
+    foreign: [reqwest::Client; 3],
+    proxies: ProxyRules,
+    trusted: Vec<HostPattern>,
+    pub(crate) requests: AtomicU64,
+    pub(crate) retries: AtomicU64,
+}
+
+impl Http {
+    pub(crate) fn new(options: &ClientOptions) -> Result<Self, RegistryError> {
+        let proxies = ProxyRules::new(&options.proxies)?;
+        let build = |reach: Reach| {
+            let resolver = Guard { reach, exempt: proxies.hosts().into() };
+            build_client(options, &proxies, (reach != Reach::Special).then_some(resolver))
+        };
+        Ok(Http {
+            own: build(Reach::Special)?,
+            foreign: [build(Reach::Public)?, build(Reach::Private)?, build(Reach::Loopback)?],
+            trusted: options
+                .trusted_redirect_hosts
+                .iter()
+                .filter_map(|text| HostPattern::parse(text))
+                .collect(),
+            proxies,
+            requests: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+        })
+    }
+
+    /// The connections for `url`, to which `host` sent us unless it is its own.
+    ///
+    /// # Errors
+    /// Says why `url` is refused: another scheme than the registry's, or a place further inside than the registry.
+    pub(crate) fn client_for(
+        &self,
+        host: &Host,
+        url: &Url,
+    ) -> Result<&reqwest::Client, &'static str> {
+        if host.owns(url) {
+            return Ok(&self.own);
+        }
+        let name = url.host_str().ok_or("it names no host")?;
+        if !matches!((url.scheme(), host.is_plain()), ("https", _) | ("http", true)) {
+            return Err("it leaves https");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("it holds a user name");
+        }
+        let port = url.port_or_known_default().unwrap_or(443);
+        if self.trusted.iter().any(|pattern| pattern.matches(name, port)) {
+            return Ok(&self.own);
+        }
+        let reach = host.reach();
+        if let Ok(address) = name.trim_matches(['[', ']']).parse::<IpAddr>()
+            && Reach::of(address) > reach
+        {
+            return Err("it leads to an address inside");
+        }
+        if self.proxies.hosts().iter().any(|proxy| proxy == name) {
+            return Err("it leads to the proxy itself");
+        }
+        Ok(&self.foreign[(reach as usize).min(2)])
+    }
+
+    /// Remembers from where a registry answers. Behind a proxy that is not known.
+    pub(crate) fn note_peer(&self, host: &Host, url: &Url, peer: Option<SocketAddr>) {
+        if let Some(peer) = peer
+            && self.proxies.proxy_for(url).is_none()
+        {
+            host.answered_from(peer.ip());
+        }
+    }
+}
+
+fn build_client(
+    options: &ClientOptions,
+    proxies: &ProxyRules,
+    guard: Option<Guard>,
+) -> Result<reqwest::Client, RegistryError> {
+    let mut tls = options.tls.clone();
+    // One connection a blob moves large blobs faster than many streams on one.
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let rules = proxies.clone();
+    let mut builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .http1_only()
+        .no_proxy()
+        .proxy(reqwest::Proxy::custom(move |url| rules.proxy_for(url).cloned()))
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .user_agent(&options.user_agent)
+        .connect_timeout(options.limits.connect_timeout)
+        .tcp_keepalive(Duration::from_secs(30));
+    if let Some(guard) = guard {
+        builder = builder.dns_resolver(Arc::new(guard));
+    }
+    builder.build().map_err(|error| RegistryError::Options(reason(&error)))
+}
+
+/// Resolves names, but not to addresses further inside than `reach`: the check sits where the connection is made, so
+/// that a name can't change in between.
+struct Guard {
+    reach: Reach,
+    /// The proxies' own names.
+    exempt: Arc<[String]>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the name leads to an address inside")]
+struct Inside;
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (reach, exempt) = (self.reach, self.exempt.clone());
+        Box::pin(async move {
+            let name = name.as_str();
+            let any = exempt.iter().any(|proxy| proxy == name);
+            let found = tokio::net::lookup_host((name, 0)).await?;
+            let allowed: Vec<SocketAddr> =
+                found.filter(|address| any || Reach::of(address.ip()) <= reach).collect();
+            if allowed.is_empty() {
+                return Err(Inside.into());
+            }
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+pub(crate) fn transport_error(error: &reqwest::Error, url: &Url) -> RegistryError {
+    if find::<Inside>(error).is_some() {
+        let reason = "its host's name leads to an address inside";
+        return RegistryError::Redirect { url: "the registry".into(), target: shown(url), reason };
+    }
+    let (url, reason) = (shown(url), reason(error));
+    if error.is_connect() {
+        return RegistryError::Connect { url, reason, failure: connect_failure(error) };
+    }
+    RegistryError::Broken { url, reason }
+}
+
+fn connect_failure(error: &reqwest::Error) -> ConnectFailure {
+    use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
+    match find::<rustls::Error>(error) {
+        Some(rustls::Error::InvalidMessage(_)) => return ConnectFailure::NotTls,
+        Some(_) => return ConnectFailure::Certificate,
+        None => {}
+    }
+    match find::<std::io::Error>(error).map(std::io::Error::kind) {
+        Some(UnexpectedEof | ConnectionReset) => ConnectFailure::HandshakeCut,
+        _ => ConnectFailure::Network,
+    }
+}
+
+/// The innermost cause: the outer ones repeat the URL.
+fn reason(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    let text = match cause.downcast_ref::<reqwest::Error>() {
+        Some(_) => "the request could not be made".to_owned(),
+        None => cause.to_string(),
+    };
+    printable(&text, 300)
+}
+
+/// Looks for an error of type `T` among the causes, also inside of `io::Error`s.
+fn find<T: std::error::Error + 'static>(error: &reqwest::Error) -> Option<&T> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(found) = current.downcast_ref::<T>() {
+            return Some(found);
+        }
+        if let Some(io) = current.downcast_ref::<std::io::Error>()
+            && let Some(inner) = io.get_ref()
+        {
+            cause = Some(inner);
+            continue;
+        }
+        cause = current.source();
+    }
+    None
+}

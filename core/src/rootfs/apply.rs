@@ -1,0 +1,87 @@
+//! A changeset as a directory in overlay's form, without a detour over its tar.
+
+use std::{
+    collections::HashMap,
+    io::{self, Read},
+    os::fd::OwnedFd,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    digest::Digest,
+    layer::LayerSink,
+    tree::{Change, Changeset, EntryPath},
+};
+
+use super::{
+    Unpacker,
+    handle::at_path,
+    view::{LayerName, changeset_index, layer_name, row_of, whiteout},
+};
+
+/// Writes a changeset into an empty directory, as unpacking its written layer would: mtimes in whole seconds and at most
+/// `mtime_seconds_max`, names that begin with `.wh.` as what they mean to readers.
+///
+/// A content that is shorter than its entry says, or has another digest than a known one, is an error.
+pub fn apply_changeset(
+    directory: OwnedFd,
+    changeset: &Changeset,
+    mtime_seconds_max: Option<i64>,
+) -> io::Result<()> {
+    let index = changeset_index(changeset, mtime_seconds_max);
+    let mut unpacker = Unpacker::new(directory)?;
+    let mut groups: HashMap<u32, &EntryPath> = HashMap::new();
+    for change in changeset.changes() {
+        match layer_name(&change.path) {
+            LayerName::Plain => {
+                let first = (change.link_group > 0)
+                    .then(|| *groups.entry(change.link_group).or_insert(&change.path));
+                match first.filter(|first| **first != change.path) {
+                    Some(first) => unpacker.hard_link(&row_of(change, None), first)?,
+                    None => write(&mut unpacker, change, mtime_seconds_max)?,
+                }
+            }
+            LayerName::Whiteout(path) => unpacker.entry(&whiteout(path), &mut io::empty())?,
+            LayerName::Opaque(path) => unpacker.opaque(&path)?,
+            LayerName::Invalid => {
+                let error = io::Error::new(io::ErrorKind::InvalidData, "names no whiteout");
+                return Err(at_path(&change.path, error));
+            }
+        }
+    }
+    unpacker.finish(&index, &|_| None)
+}
+
+fn write(
+    unpacker: &mut Unpacker,
+    change: &Change,
+    mtime_seconds_max: Option<i64>,
+) -> io::Result<()> {
+    let row = row_of(change, mtime_seconds_max);
+    let Some(content) = &change.content else {
+        return unpacker.entry(&row, &mut io::empty());
+    };
+    let reader = content.open().map_err(|error| at_path(&change.path, error))?;
+    let Some(digest) = change.digest else { return unpacker.entry(&row, &mut { reader }) };
+    let mut reader = HashingReader { reader, hash: Sha256::new() };
+    unpacker.entry(&row, &mut reader)?;
+    if Digest::from_bytes(reader.hash.finalize().into()) != digest {
+        let error = io::Error::new(io::ErrorKind::InvalidData, "changed during the build");
+        return Err(at_path(&change.path, error));
+    }
+    Ok(())
+}
+
+struct HashingReader<R> {
+    reader: R,
+    hash: Sha256,
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.reader.read(buffer)?;
+        self.hash.update(&buffer[..got]);
+        Ok(got)
+    }
+}

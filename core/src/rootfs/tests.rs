@@ -1,0 +1,351 @@
+use std::{fs, io, os::fd::AsFd, path::Path, sync::Arc};
+
+use proptest::prelude::*;
+
+use super::{
+    testing::{Overlay, Tree, expected, make, open, path, row, shell, unpack, walk},
+    *,
+};
+use crate::{
+    digest::Digest,
+    layer::LayerSink,
+    tree::{
+        Change, Changeset, Content, EntryPath, IndexBuilder, Kind, LayerIndex, Metadata, Row,
+        Snapshot, SnapshotLayer, Timestamp,
+    },
+};
+
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+fn read(directory: &Path, name: &str) -> String {
+    fs::read_to_string(directory.join(name)).unwrap()
+}
+
+fn metadata(mode: u32, uid: u32, seconds: i64) -> Metadata {
+    let mtime = Timestamp { seconds, nanoseconds: 123_456_789 };
+    Metadata { mode, uid, gid: uid + 1, mtime, capability: None }
+}
+
+/// What a layer may do to two levels of few names.
+#[derive(Clone, Debug)]
+enum Step {
+    Entry(Row, Vec<u8>),
+    Link(EntryPath, EntryPath),
+    Opaque(EntryPath),
+}
+
+fn any_path() -> impl Strategy<Value = EntryPath> {
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "a-b"]), 1..4)
+        .prop_map(|parts| path(&parts.join("/")))
+}
+
+fn any_kind() -> impl Strategy<Value = (Kind, Vec<u8>)> {
+    prop_oneof![
+        3 => Just((Kind::DIRECTORY, vec![])),
+        3 => prop::collection::vec(any::<u8>(), 0..9)
+            .prop_map(|body| (Kind::File { size: body.len() as u64 }, body)),
+        1 => Just((Kind::Symlink { target: b"/a/b".as_slice().into() }, vec![])),
+        1 => Just((Kind::Symlink { target: b"../..".as_slice().into() }, vec![])),
+        1 => Just((Kind::Fifo, vec![])),
+        1 => Just((Kind::CharacterDevice { major: 1, minor: 300 }, vec![])),
+        1 => Just((Kind::BlockDevice { major: 8, minor: 1 }, vec![])),
+        4 => Just((Kind::Whiteout, vec![])),
+    ]
+}
+
+fn any_metadata() -> impl Strategy<Value = Metadata> {
+    (0..0o10000u32, 0..3u32, -2..9i64)
+        .prop_map(|(mode, uid, at)| metadata(mode, uid, at * 999_999_999))
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let entry = (any_path(), any_kind(), any_metadata()).prop_map(|(path, (kind, body), mut m)| {
+        if kind == Kind::Whiteout {
+            m = Metadata::default();
+        }
+        Step::Entry(Row::new(path, kind, m), body)
+    });
+    prop_oneof![
+        8 => entry,
+        3 => (any_path(), any_path()).prop_map(|(path, target)| Step::Link(path, target)),
+        1 => prop_oneof![any_path(), Just(EntryPath::root())].prop_map(Step::Opaque),
+    ]
+}
+
+/// Does the same to a directory and to an index, as the reader of layers does.
+fn replay(directory: &Path, steps: &[Step]) -> LayerIndex {
+    let mut unpacker = Unpacker::new(open(directory)).unwrap();
+    let mut builder = IndexBuilder::default();
+    for (group, step) in (1..).zip(steps) {
+        match step {
+            Step::Entry(row, body) => {
+                unpacker.entry(row, &mut &body[..]).unwrap();
+                builder.insert(row.clone());
+            }
+            Step::Opaque(directory) => {
+                unpacker.opaque(directory).unwrap();
+                builder.set_opaque(directory);
+            }
+            Step::Link(path, target) => {
+                let Some(old) = builder.get(target).cloned() else { continue };
+                if old.kind.is_directory() || old.kind == Kind::Whiteout {
+                    continue;
+                }
+                let link_group = if old.link_group > 0 { old.link_group } else { group };
+                let row = Row { path: path.clone(), link_group, ..old.clone() };
+                unpacker.hard_link(&row, target).unwrap();
+                builder.insert(Row { link_group, ..old });
+                builder.insert(row);
+            }
+        }
+    }
+    let index = builder.build();
+    unpacker.finish(&index, &|_| None).unwrap();
+    index
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_tree_equals_the_index_of_the_same_entries(steps in prop::collection::vec(any_step(), 1..14)) {
+        let scratch = tempfile::tempdir().unwrap();
+        let index = replay(scratch.path(), &steps);
+        prop_assert_eq!(walk(scratch.path()), expected(&index));
+    }
+
+    #[test]
+    fn merged_layers_show_what_their_overlay_shows(
+        layers in prop::collection::vec(prop::collection::vec(any_step(), 1..8), 2..4)
+    ) {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut lowers = Vec::new();
+        for (at, steps) in layers.iter().enumerate() {
+            let directory = make(scratch.path(), &at.to_string());
+            let root = |step: &Step| matches!(step, Step::Opaque(path) if path.is_root());
+            let steps: Vec<Step> = steps.iter().filter(|step| !root(step)).cloned().collect();
+            replay(&directory, &steps);
+            lowers.push(directory);
+        }
+        let into = make(scratch.path(), "into");
+        let open_lowers: Vec<_> = lowers.iter().map(|lower| open(lower)).collect();
+        merge(&open_lowers, open(&into)).unwrap();
+        let overlay = Overlay::mount(scratch.path(), "overlay", &lowers);
+        prop_assert_eq!(walk(&into), without_marks(walk(&overlay.merged)));
+    }
+}
+
+/// An overlay shows the marks of a lower directory nowhere.
+fn without_marks(mut tree: Tree) -> Tree {
+    for seen in tree.values_mut().filter(|seen| seen.kind.is_directory()) {
+        seen.kind = Kind::DIRECTORY;
+    }
+    tree
+}
+
+#[test]
+fn files_keep_owner_mode_capability_and_time() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut file = row("f usr/bin/ping body");
+    file.0.metadata = metadata(0o6711, 3_000_000, -7);
+    file.0.metadata.capability = Some(CAPABILITY.into());
+    let mut directory = row("d usr/bin");
+    directory.0.metadata = metadata(0o3775, 50, 1 << 33);
+    let mut link = row("l usr/bin/link /etc/passwd");
+    link.0.metadata = Metadata { mode: 0o777, ..metadata(0, 8, 5) };
+    let index = unpack(scratch.path(), &[directory, file, link]);
+    assert_eq!(walk(scratch.path()), expected(&index));
+    assert_eq!(read(scratch.path(), "usr/bin/ping"), "body");
+}
+
+#[test]
+fn what_the_surroundings_hand_down_does_not_reach_the_tree() {
+    let scratch = tempfile::tempdir().unwrap();
+    shell(scratch.path(), "mkdir layer && chown 0:50 layer && chmod 2700 layer");
+    let layer = scratch.path().join("layer");
+    let index = unpack(&layer, &[row("d a"), row("f a/b x"), row("p a/p"), row("l a/l x")]);
+    assert_eq!(walk(&layer), expected(&index));
+}
+
+#[test]
+fn an_implied_parent_takes_what_is_below_unless_that_is_hidden() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut unpacker = Unpacker::new(open(scratch.path())).unwrap();
+    let mut builder = IndexBuilder::default();
+    for (row, body) in [row("f d/x 1"), row("f o/d/x 1"), row("w gone/deep/x")] {
+        unpacker.entry(&row, &mut &body[..]).unwrap();
+        builder.insert(row);
+    }
+    unpacker.opaque(&path("o")).unwrap();
+    builder.set_opaque(&path("o"));
+    let below = |path: &EntryPath| (path.as_bytes() != b"gone").then(|| metadata(0o2750, 7, 99));
+    unpacker.finish(&builder.build(), &below).unwrap();
+    let tree = walk(scratch.path());
+    assert_eq!(tree[&path("d")].metadata, metadata(0o2750, 7, 99));
+    assert_eq!(
+        tree[&path("o")].metadata,
+        metadata(0o2750, 7, 99),
+        "its children are hidden, it is not"
+    );
+    assert_eq!(tree[&path("o/d")].metadata, Metadata::directory(Timestamp::default()));
+    assert_eq!(tree[&path("gone")].metadata, Metadata::directory(Timestamp::default()));
+    assert_eq!(tree[&path("gone/deep/x")].kind, Kind::Whiteout);
+}
+
+#[test]
+fn a_layer_stays_in_its_directory() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (layer, outside) = (make(scratch.path(), "layer"), make(scratch.path(), "outside"));
+    fs::write(outside.join("canary"), "alive").unwrap();
+    let to = outside.display();
+    let rows = [
+        row(&format!("l a {to}")),
+        row("f a/canary dead"),
+        row(&format!("l b {to}/canary")),
+        row("f b dead"),
+        row(&format!("l c {to}")),
+        row("w c/canary"),
+        row(&format!("l e {to}")),
+        row("d e"),
+        row(&format!("l g {to}/canary")),
+    ];
+    let index = unpack(&layer, &rows);
+    assert_eq!(walk(&layer), expected(&index));
+    assert_eq!(read(&outside, "canary"), "alive");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+    let mut unpacker = Unpacker::new(open(&make(scratch.path(), "second"))).unwrap();
+    unpacker.entry(&row("l a ../outside").0, &mut io::empty()).unwrap();
+    assert!(unpacker.hard_link(&row("f x").0, &path("a/canary")).is_err());
+}
+
+#[test]
+fn odd_values_are_refused_not_taken_for_something_else() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut unpacker = Unpacker::new(open(scratch.path())).unwrap();
+    let bad = |change: &dyn Fn(&mut Row)| {
+        let mut row = row("f x").0;
+        change(&mut row);
+        row
+    };
+    for row in [
+        bad(&|row| row.metadata.uid = u32::MAX),
+        bad(&|row| row.metadata.gid = u32::MAX),
+        bad(&|row| row.metadata.mtime.nanoseconds = 0x3fff_fffe),
+        bad(&|row| row.kind = Kind::BlockDevice { major: 4096, minor: 0 }),
+        bad(&|row| row.kind = Kind::CharacterDevice { major: 0, minor: 1 << 20 }),
+        bad(&|row| row.kind = Kind::File { size: 1 }),
+        bad(&|row| row.metadata.capability = Some(b"junk".as_slice().into())),
+    ] {
+        let error = unpacker.entry(&row, &mut io::empty()).unwrap_err();
+        assert!(error.to_string().starts_with("/x: "), "{error}");
+    }
+}
+
+#[test]
+fn depth_and_links_cost_nothing_when_a_tree_is_removed() {
+    let scratch = tempfile::tempdir().unwrap();
+    fs::write(scratch.path().join("canary"), "alive").unwrap();
+    shell(
+        scratch.path(),
+        "mkdir t; cd t; ln -s ../canary link; ln -s .. up; mkfifo p; touch $(seq 3000);
+         python3 -c 'import os
+for _ in range(10000): os.mkdir(\"d\"); os.chdir(\"d\")'",
+    );
+    let parent = open(scratch.path());
+    remove_tree(parent.as_fd(), b"t").unwrap();
+    remove_tree(parent.as_fd(), b"t").unwrap();
+    shell(scratch.path(), "ln -s canary link; mkdir -p a/b work; touch a/b/c");
+    remove_tree(parent.as_fd(), b"link").unwrap();
+    discard(parent.as_fd(), b"a", open(&scratch.path().join("work")).as_fd()).unwrap();
+    discard(parent.as_fd(), b"a", open(&scratch.path().join("work")).as_fd()).unwrap();
+    assert_eq!(read(scratch.path(), "canary"), "alive");
+    assert_eq!(walk(scratch.path()).len(), 2, "the canary and work");
+}
+
+#[test]
+fn a_mount_point_below_a_tree_is_not_emptied() {
+    let scratch = tempfile::tempdir().unwrap();
+    let lower = make(scratch.path(), "lower");
+    let tree = make(scratch.path(), "tree");
+    fs::write(lower.join("precious"), "alive").unwrap();
+    let overlay = Overlay::mount(&tree, "below", &[lower]);
+    fs::write(overlay.merged.join("new"), "alive").unwrap();
+    assert!(remove_tree(open(scratch.path()).as_fd(), b"tree").is_err());
+    assert!(overlay.merged.join("precious").exists());
+    let bound = make(&tree, "bound");
+    let flags = rustix::mount::MountFlags::BIND;
+    rustix::mount::mount(scratch.path().join("lower"), &bound, "", flags, None).unwrap();
+    let removed = remove_tree(open(scratch.path()).as_fd(), b"tree");
+    let alive = bound.join("precious").exists();
+    rustix::mount::unmount(&bound, rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert!(removed.is_err() && alive);
+}
+
+fn change(text: &str) -> Change {
+    let (row, body) = row(text);
+    let content = matches!(row.kind, Kind::File { size: 1.. }).then(|| Content::Bytes(body.into()));
+    Change { content, ..Change::new(row.path, row.kind, metadata(row.metadata.mode, 1, 2000)) }
+}
+
+#[test]
+fn a_changeset_is_written_as_its_layer_is_read() {
+    let scratch = tempfile::tempdir().unwrap();
+    let linked = |text| Change { link_group: 4, ..change(text) };
+    let changeset = Changeset::new(vec![
+        change("d a"),
+        linked("f a/one same"),
+        linked("f b/two same"),
+        change("d b"),
+        Change::whiteout(path("c")),
+        change("f .wh.hidden x"),
+        change("f b/.wh..wh..opq x"),
+        change("f empty"),
+        change("l link a/one"),
+    ]);
+    apply_changeset(open(scratch.path()), &changeset, Some(1500)).unwrap();
+    let tree = walk(scratch.path());
+    assert_eq!(tree, expected(&changeset_index(&changeset, Some(1500))));
+    assert_eq!(tree[&path("hidden")].kind, Kind::Whiteout);
+    assert_eq!(tree[&path("b")].kind, Kind::Directory { opaque: true });
+    assert_eq!(tree[&path("a/one")].metadata.mtime, Timestamp::from_seconds(1500));
+    assert_eq!(tree[&path("b/two")].first_name, path("a/one"));
+    assert_eq!(read(scratch.path(), "b/two"), "same");
+}
+
+#[test]
+fn a_content_that_is_another_by_now_is_an_error() {
+    let scratch = tempfile::tempdir().unwrap();
+    let digest = Some(Digest::of(b"before"));
+    let changeset = Changeset::new(vec![Change { digest, ..change("f a behind") }]);
+    let error = apply_changeset(open(scratch.path()), &changeset, None).unwrap_err();
+    assert!(error.to_string().contains("/a: changed during the build"), "{error}");
+}
+
+#[test]
+fn names_mean_what_readers_take_them_for() {
+    let name = |text| layer_name(&path(text));
+    assert_eq!(name("a/.wh.b"), LayerName::Whiteout(path("a/b")));
+    assert_eq!(name("a/.wh..wh..opq"), LayerName::Opaque(path("a")));
+    assert_eq!(name(".wh..wh..opq"), LayerName::Opaque(EntryPath::root()));
+    assert_eq!(name("a/.whatever"), LayerName::Plain);
+    assert_eq!(name(".wh.a/b"), LayerName::Plain);
+    for bad in ["a/.wh.", ".wh..", ".wh..."] {
+        assert_eq!(name(bad), LayerName::Invalid, "{bad}");
+    }
+}
+
+#[test]
+fn layers_below_an_opaque_root_are_not_to_be_mounted() {
+    let layer = |opaque: bool| {
+        let mut builder = IndexBuilder::default();
+        builder.insert(row("f a x").0);
+        if opaque {
+            builder.set_opaque(&EntryPath::root());
+        }
+        SnapshotLayer { diff_id: Digest::of(b"x"), index: Arc::new(builder.build()) }
+    };
+    let snapshot = |marks: &[bool]| Snapshot::new(marks.iter().map(|mark| layer(*mark)).collect());
+    assert_eq!(lowest_visible_layer(&snapshot(&[false, true, true, false])), 2);
+    assert_eq!(lowest_visible_layer(&snapshot(&[false, false])), 0);
+    assert_eq!(lowest_visible_layer(&snapshot(&[])), 0);
+}

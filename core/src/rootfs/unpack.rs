@@ -1,0 +1,264 @@
+//! One layer into a directory of its own.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{
+        AtFlags, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, renameat,
+        statat, symlinkat, unlinkat,
+    },
+    io::Errno,
+};
+
+use crate::{
+    layer::LayerSink,
+    tree::{EntryPath, Kind, LayerIndex, Metadata, Row},
+};
+
+use super::{
+    directories::hidden,
+    finish_directories,
+    handle::{DirectoryStack, at_path, open_below, open_directory},
+    metadata::{Fresh, invalid, neutral_root, reopen},
+    remove_tree,
+};
+
+const BUFFER_BYTES: usize = 256 << 10;
+/// The kernel's limits on device numbers.
+const MAJOR_MAX: u32 = 0xfff;
+const MINOR_MAX: u32 = 0xf_ffff;
+
+/// Unpacks one layer into a directory of its own, as overlayfs takes it for a lower directory.
+///
+/// Later entries replace earlier ones as in [`IndexBuilder`](crate::tree::IndexBuilder), so the result equals the index
+/// that is built of the same entries. What acts on lower layers (whiteouts, opaque marks) and what later entries disturb
+/// (directories' metadata) is written by [`finish`](Unpacker::finish). Nothing is synced.
+pub struct Unpacker {
+    root: OwnedFd,
+    /// At the directory that the last entry is in.
+    stack: DirectoryStack,
+    fresh: Fresh,
+    buffer: Box<[u8]>,
+}
+
+impl Unpacker {
+    /// Into `directory`, which is empty and which nothing else works on.
+    pub fn new(directory: OwnedFd) -> io::Result<Self> {
+        neutral_root(directory.as_fd())?;
+        Ok(Unpacker {
+            stack: DirectoryStack::new(reopen(&directory)?),
+            fresh: Fresh::probe(directory.as_fd())?,
+            root: directory,
+            buffer: vec![0; BUFFER_BYTES].into(),
+        })
+    }
+
+    /// Writes whiteouts and opaque marks and gives directories their owner, mode and mtime.
+    ///
+    /// `index` is that of the same entries; `inherited` gives the metadata that a directory has in the layers below,
+    /// which an implied one takes (rules.md, looking up, rule 2).
+    pub fn finish(
+        mut self,
+        index: &LayerIndex,
+        inherited: &dyn Fn(&EntryPath) -> Option<Metadata>,
+    ) -> io::Result<()> {
+        for row in index.rows().iter().filter(|row| row.kind == Kind::Whiteout) {
+            // Below an opaque directory it would say nothing, and overlayfs would list it.
+            if hidden(index, &row.path) {
+                continue;
+            }
+            self.stack.go_to(&row.path.parent().unwrap_or_default())?;
+            make_whiteout(self.stack.top(), row.path.file_name())
+                .map_err(|error| at_path(&row.path, error))?;
+        }
+        finish_directories(self.root.as_fd(), index, inherited)
+    }
+
+    /// Goes to a directory; what is missing or something else on the way becomes a directory.
+    fn enter(&mut self, path: &EntryPath) -> io::Result<()> {
+        for name in self.stack.ascend_towards(path)? {
+            let directory = match open_directory(self.stack.top(), name) {
+                Err(Errno::NOENT) => self.make_and_open(name)?,
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    unlinkat(self.stack.top(), name, AtFlags::empty())?;
+                    self.make_and_open(name)?
+                }
+                other => other?,
+            };
+            self.stack.push(name, directory)?;
+        }
+        Ok(())
+    }
+
+    fn enter_parent(&mut self, path: &EntryPath) -> io::Result<()> {
+        self.enter(&path.parent().unwrap_or_default())
+    }
+
+    fn make_and_open(&self, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+        mkdirat(self.stack.top(), name, Mode::from_raw_mode(0o755))?;
+        open_directory(self.stack.top(), name)
+    }
+
+    fn make(&mut self, row: &Row, body: &mut dyn Read) -> io::Result<()> {
+        let name = row.path.file_name();
+        match &row.kind {
+            Kind::Directory { .. } => self.make_directory(name),
+            Kind::File { size } => self.make_file(name, *size, &row.metadata, body),
+            Kind::Symlink { target } => {
+                self.create(name, |at| symlinkat(&**target, at, name))?;
+                self.fresh.settle_at(self.stack.top(), name, &row.metadata, false)
+            }
+            Kind::CharacterDevice { major, minor } => {
+                self.make_node(name, FileType::CharacterDevice, (*major, *minor), &row.metadata)
+            }
+            Kind::BlockDevice { major, minor } => {
+                self.make_node(name, FileType::BlockDevice, (*major, *minor), &row.metadata)
+            }
+            Kind::Fifo => self.make_node(name, FileType::Fifo, (0, 0), &row.metadata),
+            // Made by `finish`, if it is not overtaken by an entry of this layer.
+            Kind::Whiteout => Ok(()),
+        }
+    }
+
+    /// Makes a name; whatever was there before goes.
+    fn create<T>(
+        &self,
+        name: &[u8],
+        make: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<T>,
+    ) -> io::Result<T> {
+        match make(self.stack.top()) {
+            Err(Errno::EXIST) => {
+                remove_tree(self.stack.top(), name)?;
+                Ok(make(self.stack.top())?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn make_directory(&self, name: &[u8]) -> io::Result<()> {
+        let make = |at: BorrowedFd<'_>| mkdirat(at, name, Mode::from_raw_mode(0o755));
+        match make(self.stack.top()) {
+            Err(Errno::EXIST) => {
+                let stat = statat(self.stack.top(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    return Ok(());
+                }
+                self.create(name, make)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn make_file(
+        &mut self,
+        name: &[u8],
+        size: u64,
+        metadata: &Metadata,
+        body: &mut dyn Read,
+    ) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(metadata.mode & 0o777);
+        let mut file = File::from(self.create(name, |at| openat(at, name, flags, mode))?);
+        copy_exactly(body, &mut file, size, &mut self.buffer)?;
+        self.fresh.settle(file.as_fd(), metadata)
+    }
+
+    fn make_node(
+        &self,
+        name: &[u8],
+        file_type: FileType,
+        (major, minor): (u32, u32),
+        metadata: &Metadata,
+    ) -> io::Result<()> {
+        if major > MAJOR_MAX || minor > MINOR_MAX {
+            return Err(invalid("device number out of range"));
+        }
+        let mode = Mode::from_raw_mode(metadata.mode & 0o777);
+        self.create(name, |at| mknodat(at, name, file_type, mode, makedev(major, minor)))?;
+        self.fresh.settle_at(self.stack.top(), name, metadata, true)
+    }
+
+    fn link(&mut self, path: &EntryPath, target: &EntryPath) -> io::Result<()> {
+        if path == target {
+            return Ok(());
+        }
+        if path.is_within(target) || target.is_within(path) {
+            return self.link_aside(path, target);
+        }
+        self.enter_parent(path)?;
+        let (name, target_name) = (path.file_name(), target.file_name());
+        let target_parent = self.open_parent(target)?;
+        self.create(name, |at| linkat(&target_parent, target_name, at, name, AtFlags::empty()))
+    }
+
+    /// Links where making room for the new name removes the old one.
+    fn link_aside(&mut self, path: &EntryPath, target: &EntryPath) -> io::Result<()> {
+        let aside = self.free_name()?;
+        let from = self.open_parent(target)?;
+        linkat(from, target.file_name(), &self.root, &*aside, AtFlags::empty())?;
+        self.enter_parent(path)?;
+        remove_tree(self.stack.top(), path.file_name())?;
+        Ok(renameat(&self.root, &*aside, self.stack.top(), path.file_name())?)
+    }
+
+    /// A name that the root does not have.
+    fn free_name(&self) -> io::Result<Vec<u8>> {
+        for number in 0..u64::MAX {
+            let name = format!(".link-{number}").into_bytes();
+            match statat(&self.root, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => return Ok(name),
+                other => drop(other?),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn open_parent(&self, path: &EntryPath) -> io::Result<OwnedFd> {
+        Ok(open_below(&self.root, &path.parent().unwrap_or_default())?)
+    }
+}
+
+impl LayerSink for Unpacker {
+    fn entry(&mut self, row: &Row, body: &mut dyn Read) -> io::Result<()> {
+        if row.path.is_root() {
+            return Ok(());
+        }
+        let made = self.enter_parent(&row.path).and_then(|()| self.make(row, body));
+        made.map_err(|error| at_path(&row.path, error))
+    }
+
+    /// The link shows the target's metadata; that of `row` is taken to be the same.
+    fn hard_link(&mut self, row: &Row, target: &EntryPath) -> io::Result<()> {
+        self.link(&row.path, target).map_err(|error| at_path(&row.path, error))
+    }
+
+    fn opaque(&mut self, directory: &EntryPath) -> io::Result<()> {
+        self.enter(directory).map_err(|error| at_path(directory, error))
+    }
+}
+
+/// Makes a whiteout as overlayfs knows it.
+pub(crate) fn make_whiteout(at: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    Ok(mknodat(at, name, FileType::CharacterDevice, Mode::empty(), 0)?)
+}
+
+/// Copies `size` bytes in as few writes as the buffer allows.
+fn copy_exactly(
+    body: &mut dyn Read,
+    file: &mut File,
+    size: u64,
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    let mut left = size;
+    while left > 0 {
+        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        body.read_exact(&mut buffer[..want])?;
+        file.write_all(&buffer[..want])?;
+        left -= want as u64;
+    }
+    Ok(())
+}

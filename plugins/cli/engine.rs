@@ -1,0 +1,162 @@
+//! The seam to core: the shell's findings become core's services, core's result becomes what the shell prints.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bareboat_core::{
+    Class, Error,
+    build::{self, Services as CoreServices},
+    digest::Digest,
+    event::Reporter,
+    image::manifest::OCI_MANIFEST,
+    registry::{Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Proxies},
+    request::BuildRequest,
+    secret::Secret,
+    store,
+};
+use serde_json::json;
+
+use crate::signals::Cancel;
+
+/// What a build needs besides its request.
+pub struct Services {
+    pub reporter: Arc<dyn Reporter>,
+    pub registry: Registry,
+    pub cancel: Cancel,
+}
+
+/// What registry clients are made of.
+pub struct Registry {
+    pub tls: rustls::ClientConfig,
+    pub http_proxy: Option<Secret<String>>,
+    pub https_proxy: Option<Secret<String>>,
+    pub no_proxy: Option<String>,
+    /// Hosts and networks that may speak plain http.
+    pub insecure: Vec<String>,
+    /// Docker's configuration: its name and bytes, where there is one.
+    pub docker_config: Option<(PathBuf, Secret<Vec<u8>>)>,
+    /// Where credential helpers are looked for, and what environment they get.
+    pub helper_path: Vec<PathBuf>,
+    pub helper_environment: Vec<(OsString, OsString)>,
+}
+
+/// What a build made.
+pub struct BuildResult {
+    /// The manifest's digest.
+    pub digest: Digest,
+    pub config_digest: Digest,
+    /// The manifest's descriptor, as JSON.
+    pub descriptor: serde_json::Value,
+    /// The image's names, in full.
+    pub names: Vec<String>,
+    /// In the order of the Dockerfile.
+    pub steps: Vec<StepResult>,
+    /// The rung that RUN was executed on, where one was needed.
+    pub sandbox: Option<String>,
+    pub bytes_pulled: u64,
+    pub bytes_pushed: u64,
+}
+
+/// One instruction that was looked up or executed.
+pub struct StepResult {
+    pub instruction: String,
+    pub line: u32,
+    pub cached: bool,
+    pub seconds: f64,
+    /// Digest and bytes of the compressed layer.
+    pub layer: Option<(Digest, u64)>,
+}
+
+/// One part of the state directory.
+pub struct Usage {
+    pub name: String,
+    pub bytes: u64,
+}
+
+/// Builds.
+pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
+    let Services { reporter, registry, cancel } = services;
+    let (options, keychain) = client(registry)?;
+    let services = CoreServices {
+        reporter,
+        registry: options,
+        keychain,
+        cancel,
+        boot_id: boot_id()?,
+        resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
+    };
+    let built = build::build(request, services).await?;
+    Ok(result(&built))
+}
+
+fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {
+    let mut options = ClientOptions::new(registry.tls);
+    options.proxies = Proxies {
+        http: registry.http_proxy,
+        https: registry.https_proxy,
+        no_proxy: registry.no_proxy,
+    };
+    options.insecure_registries = registry.insecure;
+    let Some((path, config)) = registry.docker_config else {
+        return Ok((options, Arc::new(Anonymous)));
+    };
+    let helpers = Helpers::new(registry.helper_path, registry.helper_environment);
+    let keychain =
+        DockerConfigKeychain::new(&path.display().to_string(), config.expose(), Some(helpers))
+            .map_err(|error| Error::from_cause(Class::Usage, error))?;
+    Ok((options, Arc::new(keychain)))
+}
+
+/// Names this boot: trees unpacked before the last crash or power cut are not trusted.
+fn boot_id() -> Result<String, Error> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let id = fs::read_to_string(path)
+        .map_err(|error| Error::from_cause(Class::Host, error).context(path))?;
+    Ok(id.trim().to_owned())
+}
+
+fn result(built: &build::BuildResult) -> BuildResult {
+    let image = &built.image;
+    BuildResult {
+        digest: image.digest,
+        config_digest: image.config_digest,
+        descriptor: json!({
+            "mediaType": OCI_MANIFEST,
+            "digest": image.digest,
+            "size": image.manifest.len(),
+            "platform": image.platform,
+        }),
+        names: built.names.clone(),
+        steps: built.steps.iter().map(step).collect(),
+        sandbox: built.sandbox.map(str::to_owned),
+        bytes_pulled: built.pulled_bytes,
+        bytes_pushed: built.pushed_bytes,
+    }
+}
+
+fn step(step: &bareboat_core::solve::StepReport) -> StepResult {
+    StepResult {
+        instruction: step.instruction.clone(),
+        line: step.line,
+        cached: step.cached,
+        seconds: step.seconds,
+        layer: Some((step.layer_digest, step.layer_bytes)),
+    }
+}
+
+/// What the state directory holds, part by part.
+pub async fn disk_usage(state_directory: &Path) -> Result<Vec<Usage>, Error> {
+    let usage = store::usage(state_directory);
+    let parts =
+        [("blobs", usage.blobs_bytes), ("trees", usage.trees_bytes), ("other", usage.other_bytes)];
+    Ok(parts.map(|(name, bytes)| Usage { name: name.to_owned(), bytes }).into())
+}
+
+/// Empties the state directory and returns how many bytes that freed.
+pub async fn prune(state_directory: &Path) -> Result<u64, Error> {
+    store::prune(state_directory).map_err(|error| Error::from_cause(Class::Host, error))
+}

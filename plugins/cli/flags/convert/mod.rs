@@ -1,0 +1,216 @@
+//! From what was typed to what is meant: the only place that gives flags their meaning.
+
+mod csv;
+mod output;
+mod secret;
+mod source;
+mod surroundings;
+mod values;
+
+use std::path::PathBuf;
+
+use bareboat_core::{
+    Class, Error,
+    request::{BuildRequest, NoCache, SandboxChoice},
+};
+
+use super::{Environment, RawRequest, table::Command};
+use surroundings::Proxies;
+
+/// What standard error shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Tty,
+    Plain,
+    Json,
+    Quiet,
+}
+
+/// What registry requests need, and what the shell makes a client from.
+#[derive(Clone, Debug, Default)]
+pub struct RegistryOptions {
+    /// `HOST` or `HOST:PORT`, lower case.
+    pub insecure: Vec<String>,
+    /// PEM files whose certificates are trusted besides the system's.
+    pub ca_files: Vec<PathBuf>,
+    /// Docker's config.json, whether or not it exists.
+    pub docker_config: Option<PathBuf>,
+    pub proxies: Proxies,
+}
+
+/// A build with everything around it.
+#[derive(Debug)]
+pub struct Build {
+    pub request: BuildRequest,
+    pub registry: RegistryOptions,
+    pub metadata_file: Option<PathBuf>,
+    pub iidfile: Option<PathBuf>,
+    /// A tar goes to standard output, so the digest does not.
+    pub stdout_taken: bool,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Task {
+    Build(Box<Build>),
+    CacheDu { state_directory: PathBuf },
+    CachePrune { state_directory: PathBuf },
+}
+
+/// A command line, understood.
+#[derive(Debug)]
+pub struct Invocation {
+    pub task: Task,
+    pub progress: Progress,
+    /// How often `-v` was given.
+    pub verbosity: u8,
+}
+
+/// Gives what was typed its meaning.
+///
+/// Errors: class usage (exit 2) for what makes no sense, class input (exit 3) for a context that is not there.
+pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocation, Error> {
+    let verbosity = raw.take_text("verbose")?.and_then(|count| count.parse().ok()).unwrap_or(0);
+    let progress = progress(raw.take_text("progress")?, environment)?;
+    let state_directory =
+        surroundings::state_directory(raw.take_one("state-dir").map(PathBuf::from), environment)?;
+    let task = match raw.command() {
+        Command::Build => Task::Build(Box::new(build(&mut raw, state_directory, environment)?)),
+        Command::CacheDu => Task::CacheDu { state_directory },
+        Command::CachePrune => Task::CachePrune { state_directory },
+    };
+    match raw.left() {
+        Some(flag) => Err(Error::new(Class::Bug, format!("--{flag} was taken and not looked at"))),
+        None => Ok(Invocation { task, progress, verbosity }),
+    }
+}
+
+fn progress(typed: Option<String>, environment: &Environment) -> Result<Progress, Error> {
+    match typed.as_deref() {
+        Some("plain") => Ok(Progress::Plain),
+        Some("json") => Ok(Progress::Json),
+        Some("quiet") => Ok(Progress::Quiet),
+        Some("tty") if environment.stderr_is_terminal => Ok(Progress::Tty),
+        Some("tty") => Err(usage("--progress tty: standard error is no terminal")),
+        _ if is_interactive(environment) => Ok(Progress::Tty),
+        _ => Ok(Progress::Plain),
+    }
+}
+
+fn is_interactive(environment: &Environment) -> bool {
+    let ci = environment.text("CI").is_some_and(|ci| ci != "false" && ci != "0");
+    environment.stderr_is_terminal
+        && !ci
+        && environment.text("TERM").is_some_and(|term| term != "dumb")
+}
+
+fn build(
+    raw: &mut RawRequest,
+    state_directory: PathBuf,
+    environment: &Environment,
+) -> Result<Build, Error> {
+    let mut request = BuildRequest { state_directory, ..BuildRequest::default() };
+    what_to_build(raw, environment, &mut request)?;
+    how_steps_run(raw, environment, &mut request)?;
+    request.no_cache = no_cache(raw)?;
+    request.pull = raw.take_switch("pull");
+    let outputs = output::outputs(
+        &raw.take_texts("output")?,
+        raw.take_switch("push"),
+        raw.take_texts("tag")?,
+        environment,
+    )?;
+    let stdout_taken = outputs.take_stdout();
+    request.outputs = outputs.outputs;
+    request.compression = outputs.compression;
+    request.tags = outputs.tags;
+    Ok(Build {
+        request,
+        registry: registry(raw, environment)?,
+        metadata_file: file_to_write("metadata-file", raw)?,
+        iidfile: file_to_write("iidfile", raw)?,
+        stdout_taken,
+    })
+}
+
+fn what_to_build(
+    raw: &mut RawRequest,
+    environment: &Environment,
+    request: &mut BuildRequest,
+) -> Result<(), Error> {
+    let typed = raw.argument().ok_or_else(|| usage("no build context was named"))?;
+    let context = source::context(typed, environment)?;
+    let file = raw.take_one("file").map(PathBuf::from);
+    request.dockerfile =
+        file.map(|file| source::dockerfile(file, &context, environment)).transpose()?;
+    request.context = Some(context);
+    request.target = raw.take_text("target")?;
+    request.build_contexts = source::named_contexts(raw.take_texts("build-context")?)?;
+    request.build_args = values::build_args(raw.take_texts("build-arg")?, environment)?;
+    request.labels = values::pairs("label", raw.take_texts("label")?)?;
+    request.annotations = values::annotations(raw.take_texts("annotation")?)?;
+    request.platforms = values::platforms(raw.take_texts("platform")?)?;
+    request.source_date_epoch =
+        surroundings::source_date_epoch(&mut request.build_args, environment)?;
+    Ok(())
+}
+
+fn how_steps_run(
+    raw: &mut RawRequest,
+    environment: &Environment,
+    request: &mut BuildRequest,
+) -> Result<(), Error> {
+    request.network = raw.take_text("network")?;
+    request.secrets = secret::secrets(&raw.take_texts("secret")?, environment)?;
+    for host in raw.take_texts("add-host")? {
+        request.add_hosts.push(values::add_host(&host)?);
+    }
+    for limit in raw.take_texts("ulimit")? {
+        let limit = values::ulimit(&limit)?;
+        request.ulimits.retain(|(name, ..)| *name != limit.0);
+        request.ulimits.push(limit);
+    }
+    let shm = raw.take_text("shm-size")?;
+    request.shm_bytes = shm.map(|shm| values::bytes("shm-size", &shm)).transpose()?;
+    request.sandbox = match raw.take_text("sandbox")?.as_deref() {
+        Some("overlay") => SandboxChoice::Overlay,
+        _ => SandboxChoice::Auto,
+    };
+    let jobs = raw.take_text("jobs")?.map(|jobs| values::jobs(&jobs)).transpose()?;
+    request.jobs = jobs.unwrap_or(environment.cpus).max(1);
+    Ok(())
+}
+
+fn no_cache(raw: &mut RawRequest) -> Result<NoCache, Error> {
+    let stages = values::stages(raw.take_texts("no-cache-filter")?);
+    match (raw.take_switch("no-cache"), stages.is_empty()) {
+        (true, false) => Err(usage("--no-cache and --no-cache-filter exclude each other")),
+        (true, true) => Ok(NoCache::All),
+        (false, false) => Ok(NoCache::Stages(stages)),
+        (false, true) => Ok(NoCache::Use),
+    }
+}
+
+fn registry(raw: &mut RawRequest, environment: &Environment) -> Result<RegistryOptions, Error> {
+    let insecure = raw.take_texts("insecure-registry")?;
+    Ok(RegistryOptions {
+        insecure: insecure
+            .iter()
+            .map(|host| values::registry_host(host))
+            .collect::<Result<_, _>>()?,
+        ca_files: raw.take_all("ca-file").into_iter().map(PathBuf::from).collect(),
+        docker_config: surroundings::docker_config(environment),
+        proxies: surroundings::proxies(environment),
+    })
+}
+
+fn file_to_write(flag: &str, raw: &mut RawRequest) -> Result<Option<PathBuf>, Error> {
+    surroundings::writable_file(flag, raw.take_one(flag).map(PathBuf::from))
+}
+
+fn usage(title: &str) -> Error {
+    Error::new(Class::Usage, title)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+use std::ffi::OsString;
+
+use bareboat_core::request::{Compression, ContextSource, Output};
+
+use super::*;
+use crate::flags::{parse, table::FLAGS};
+
+fn environment() -> Environment {
+    let variables = [("HOME", "/h"), ("FROM_ENV", "v"), ("TERM", "xterm")];
+    Environment {
+        variables: variables.map(|(name, value)| (name.into(), value.into())).into(),
+        cpus: 3,
+        ..Environment::default()
+    }
+}
+
+fn converted(arguments: &[&str]) -> Result<Invocation, Error> {
+    let line = ["bareboat"].iter().chain(arguments).map(OsString::from);
+    convert(parse(line).unwrap(), &environment())
+}
+
+fn build_of(arguments: &[&str]) -> Build {
+    match converted(arguments).unwrap().task {
+        Task::Build(build) => *build,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A value that each flag takes.
+fn sample(name: &str) -> &'static str {
+    match name {
+        "platform" => "linux/amd64",
+        "secret" => "id=HOME",
+        "network" => "none",
+        "add-host" => "a:1.2.3.4",
+        "ulimit" => "nofile=1",
+        "shm-size" => "1m",
+        "sandbox" => "overlay",
+        "output" => "type=oci,dest=x",
+        "jobs" => "2",
+        "progress" => "plain",
+        "build-context" => "a=/",
+        "no-cache-filter" | "file" | "target" | "tag" | "metadata-file" | "iidfile" | "ca-file"
+        | "state-dir" => "x",
+        "insecure-registry" => "h:1",
+        _ => "a=b",
+    }
+}
+
+#[test]
+fn every_flag_of_the_table_is_looked_at() {
+    for flag in FLAGS.iter().filter(|flag| flag.commands.contains(&Command::Build)) {
+        let option = match !flag.value.is_empty() {
+            true => format!("--{}={}", flag.name, sample(flag.name)),
+            false => format!("--{}", flag.name),
+        };
+        let named = if flag.name == "push" { "--tag=t" } else { "--pull" };
+        converted(&["build", &option, named, "/"])
+            .unwrap_or_else(|error| panic!("{option}: {error}"));
+    }
+}
+
+#[test]
+fn a_plain_build_has_the_defaults() {
+    let build = build_of(&["build", "/"]);
+    let request = build.request;
+    assert_eq!(request.context, Some(ContextSource::Directory("/".into())));
+    assert_eq!(request.dockerfile, None);
+    assert_eq!(request.state_directory, PathBuf::from("/h/.local/share/bareboat"));
+    assert_eq!(request.jobs, 3);
+    assert_eq!(request.compression, Compression::default());
+    assert_eq!(request.no_cache, NoCache::Use);
+    assert!(request.outputs.is_empty() && request.platforms.is_empty() && !request.pull);
+    assert_eq!(build.registry.docker_config, Some("/h/.docker/config.json".into()));
+    assert!(!build.stdout_taken);
+}
+
+#[test]
+fn everything_lands_in_its_field() {
+    let line = "build -f D -t a -t b --target s --build-arg FROM_ENV --build-arg K=V --label l=1 --annotation n=2 \
+                --no-cache-filter s,t --platform linux/arm64 --pull --push -o type=oci,dest=- --network none \
+                --add-host h=::1 --ulimit core=1 --ulimit core=2 --shm-size 1k --secret id=FROM_ENV \
+                --sandbox overlay --insecure-registry r:5 --state-dir /s --jobs 9 --ca-file c /";
+    let build = build_of(&line.split_whitespace().collect::<Vec<_>>());
+    let request = build.request;
+    assert_eq!(request.dockerfile, Some("D".into()));
+    assert_eq!(request.tags, ["a", "b"]);
+    assert_eq!(request.target.as_deref(), Some("s"));
+    assert_eq!(request.build_args["FROM_ENV"], "v");
+    assert_eq!(request.labels["l"], "1");
+    assert_eq!(request.annotations["n"], "2");
+    assert_eq!(request.no_cache, NoCache::Stages(vec!["s".into(), "t".into()]));
+    assert_eq!(request.platforms[0].to_string(), "linux/arm64");
+    assert!(request.pull);
+    assert_eq!(request.outputs, [Output::OciTar("-".into()), Output::Registry { names: vec![] }]);
+    assert_eq!(request.network.as_deref(), Some("none"));
+    assert_eq!(request.add_hosts, [("h".to_owned(), "::1".to_owned())]);
+    assert_eq!(request.ulimits, [("core".to_owned(), 2, 2)]);
+    assert_eq!(request.shm_bytes, Some(1024));
+    assert!(request.secrets.contains_key("FROM_ENV"));
+    assert_eq!(request.sandbox, SandboxChoice::Overlay);
+    assert_eq!((request.state_directory, request.jobs), ("/s".into(), 9));
+    assert_eq!(build.registry.insecure, ["r:5"]);
+    assert_eq!(build.registry.ca_files, [PathBuf::from("c")]);
+    assert!(build.stdout_taken);
+}
+
+#[test]
+fn faults_have_the_exit_code_of_their_class() {
+    for (arguments, code) in [
+        (&["build", "--no-cache", "--no-cache-filter", "a", "/"][..], 2),
+        (&["build", "--push", "/"], 2),
+        (&["build", "--jobs", "0", "/"], 2),
+        (&["build", "--progress", "tty", "/"], 2),
+        (&["build", "/nonexistent"], 3),
+    ] {
+        assert_eq!(converted(arguments).unwrap_err().class().exit_code(), code, "{arguments:?}");
+    }
+}
+
+#[test]
+fn empty_values_count_as_not_given() {
+    let request = build_of(&["build", "--target", "", "-f", "", "--platform", "", "/"]).request;
+    assert_eq!((request.target, request.dockerfile), (None, None));
+    assert!(request.platforms.is_empty());
+}
+
+#[test]
+fn cache_commands_have_a_state_directory() {
+    let task = converted(&["cache", "prune", "--state-dir", "/s"]).unwrap().task;
+    assert!(
+        matches!(task, Task::CachePrune { state_directory } if state_directory.as_os_str() == "/s")
+    );
+}
+
+#[test]
+fn the_progress_is_chosen_once() {
+    let chosen = |terminal: bool, variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let environment =
+            Environment { stderr_is_terminal: terminal, variables, ..Environment::default() };
+        progress(None, &environment).unwrap()
+    };
+    assert_eq!(chosen(true, &[("TERM", "xterm")]), Progress::Tty);
+    assert_eq!(chosen(false, &[("TERM", "xterm")]), Progress::Plain);
+    assert_eq!(chosen(true, &[("TERM", "dumb")]), Progress::Plain);
+    assert_eq!(chosen(true, &[]), Progress::Plain);
+    assert_eq!(chosen(true, &[("TERM", "xterm"), ("CI", "true")]), Progress::Plain);
+    assert_eq!(chosen(true, &[("TERM", "xterm"), ("CI", "false")]), Progress::Tty);
+}

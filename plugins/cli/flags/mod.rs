@@ -1,0 +1,12 @@
+//! Arguments in two steps: a dumb [`RawRequest`] of what was typed, then one conversion into what is meant.
+
+mod convert;
+mod environment;
+mod parser;
+mod raw;
+pub mod table;
+
+pub use convert::{Build, Invocation, Progress, RegistryOptions, Task, convert};
+pub use environment::Environment;
+pub use parser::parse;
+pub use raw::RawRequest;

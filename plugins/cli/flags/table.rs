@@ -1,0 +1,408 @@
+//! THE flag table: every option of every command, once. Help and parsing are filled from it, and an option that is not
+//! here is refused by name.
+
+/// A command of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Command {
+    Build,
+    CacheDu,
+    CachePrune,
+}
+
+/// What a flag's value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// On or off: `--push`, `--push=false`.
+    Switch,
+    /// Its occurrences are counted: `-vv`.
+    Count,
+    Text,
+    Path,
+    Number,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// `KEY=VALUE`.
+    Pair,
+    /// `key=value,key=value`, one CSV record.
+    Fields,
+}
+
+/// Under which heading help shows a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Source,
+    Step,
+    Cache,
+    Output,
+    Registry,
+    Host,
+    Log,
+}
+
+impl Group {
+    pub fn heading(self) -> &'static str {
+        match self {
+            Group::Source => "What to build",
+            Group::Step => "How steps run",
+            Group::Cache => "Cache",
+            Group::Output => "Where the image goes",
+            Group::Registry => "Registries",
+            Group::Host => "This host",
+            Group::Log => "Log",
+        }
+    }
+}
+
+/// One option.
+#[derive(Debug)]
+pub struct Flag {
+    /// Its long name, without dashes.
+    pub name: &'static str,
+    pub short: Option<char>,
+    /// What help calls its value; empty where it takes none.
+    pub value: &'static str,
+    pub kind: Kind,
+    /// Given several times, each value counts; otherwise the last one does.
+    pub repeatable: bool,
+    pub commands: &'static [Command],
+    pub group: Group,
+    /// What holds where it is not given, in words for help.
+    pub default: Option<&'static str>,
+    /// The environment variable that stands in where it is not given.
+    pub environment: Option<&'static str>,
+    pub help: &'static str,
+}
+
+/// What a command's own argument is.
+#[derive(Debug)]
+pub struct Argument {
+    pub name: &'static str,
+    pub help: &'static str,
+}
+
+/// A command's place and words in help.
+#[derive(Debug)]
+pub struct CommandRow {
+    pub command: Command,
+    /// Its words after `bareboat`.
+    pub words: &'static [&'static str],
+    pub about: &'static str,
+    pub argument: Option<Argument>,
+}
+
+/// Every command.
+pub const COMMANDS: &[CommandRow] = &[
+    CommandRow {
+        command: Command::Build,
+        words: &["build"],
+        about: "Build an image from a Dockerfile",
+        argument: Some(Argument {
+            name: "CONTEXT",
+            help: "The build context: a directory, a tar file, or - for a tar on standard input",
+        }),
+    },
+    CommandRow {
+        command: Command::CacheDu,
+        words: &["cache", "du"],
+        about: "Show what the state directory holds",
+        argument: None,
+    },
+    CommandRow {
+        command: Command::CachePrune,
+        words: &["cache", "prune"],
+        about: "Delete blobs, unpacked trees and cache records",
+        argument: None,
+    },
+];
+
+/// Words between `bareboat` and a command that group several commands.
+pub const COMMAND_GROUPS: &[(&str, &str)] = &[("cache", "Look at and empty the local cache")];
+
+pub const PROGRESS: &[&str] = &["auto", "tty", "plain", "json", "quiet"];
+pub const NETWORKS: &[&str] = &["default", "none", "host"];
+pub const SANDBOXES: &[&str] = &["auto", "overlay"];
+
+const BUILD: &[Command] = &[Command::Build];
+const EVERY: &[Command] = &[Command::Build, Command::CacheDu, Command::CachePrune];
+
+/// A row with nothing in it, for struct update.
+const ROW: Flag = Flag {
+    name: "",
+    short: None,
+    value: "",
+    kind: Kind::Text,
+    repeatable: false,
+    commands: BUILD,
+    group: Group::Source,
+    default: None,
+    environment: None,
+    help: "",
+};
+
+/// Every option.
+pub const FLAGS: &[Flag] = &[
+    Flag {
+        name: "file",
+        short: Some('f'),
+        value: "PATH",
+        kind: Kind::Path,
+        default: Some("CONTEXT/Dockerfile"),
+        help: "The Dockerfile; - reads it from standard input",
+        ..ROW
+    },
+    Flag {
+        name: "target",
+        value: "STAGE",
+        default: Some("the last stage"),
+        help: "The stage to build",
+        ..ROW
+    },
+    Flag {
+        name: "build-arg",
+        value: "KEY=VALUE",
+        kind: Kind::Pair,
+        repeatable: true,
+        help: "Set an ARG; KEY alone takes its value from the environment",
+        ..ROW
+    },
+    Flag {
+        name: "build-context",
+        value: "NAME=SOURCE",
+        kind: Kind::Pair,
+        repeatable: true,
+        help: "A named context: a directory, docker-image://REF or oci-layout://PATH[:TAG][@DIGEST]",
+        ..ROW
+    },
+    Flag {
+        name: "platform",
+        value: "OS/ARCH",
+        repeatable: true,
+        default: Some("this host's"),
+        help: "The platform to build for (one)",
+        ..ROW
+    },
+    Flag {
+        name: "label",
+        value: "KEY=VALUE",
+        kind: Kind::Pair,
+        repeatable: true,
+        help: "A label for the image's configuration",
+        ..ROW
+    },
+    Flag {
+        name: "annotation",
+        value: "KEY=VALUE",
+        kind: Kind::Pair,
+        repeatable: true,
+        help: "An annotation for the image's manifest",
+        ..ROW
+    },
+    Flag {
+        name: "secret",
+        value: "id=ID[,src=PATH|,env=NAME]",
+        kind: Kind::Fields,
+        repeatable: true,
+        group: Group::Step,
+        help: "A secret that steps may mount; it reaches no layer, no log and no cache record",
+        ..ROW
+    },
+    Flag {
+        name: "network",
+        value: "MODE",
+        kind: Kind::Choice(NETWORKS),
+        group: Group::Step,
+        default: Some("default"),
+        help: "The network of RUN",
+        ..ROW
+    },
+    Flag {
+        name: "add-host",
+        value: "NAME:IP",
+        repeatable: true,
+        group: Group::Step,
+        help: "A line for /etc/hosts during RUN (NAME=IP is the same)",
+        ..ROW
+    },
+    Flag {
+        name: "ulimit",
+        value: "NAME=SOFT[:HARD]",
+        repeatable: true,
+        group: Group::Step,
+        help: "A resource limit for RUN; -1 is unlimited",
+        ..ROW
+    },
+    Flag {
+        name: "shm-size",
+        value: "BYTES",
+        group: Group::Step,
+        default: Some("64m"),
+        help: "The size of /dev/shm during RUN, with a unit such as 64m or 1g",
+        ..ROW
+    },
+    Flag {
+        name: "sandbox",
+        value: "RUNG",
+        kind: Kind::Choice(SANDBOXES),
+        group: Group::Step,
+        default: Some("auto"),
+        help: "How RUN is kept apart from this host",
+        ..ROW
+    },
+    Flag {
+        name: "no-cache",
+        kind: Kind::Switch,
+        group: Group::Cache,
+        help: "Run every step",
+        ..ROW
+    },
+    Flag {
+        name: "no-cache-filter",
+        value: "STAGE",
+        repeatable: true,
+        group: Group::Cache,
+        help: "Run every step of these stages (several: commas, or repeat it)",
+        ..ROW
+    },
+    Flag {
+        name: "pull",
+        kind: Kind::Switch,
+        group: Group::Cache,
+        help: "Ask the registry for base images even where a tag's digest is remembered",
+        ..ROW
+    },
+    Flag {
+        name: "tag",
+        short: Some('t'),
+        value: "NAME[:TAG]",
+        repeatable: true,
+        group: Group::Output,
+        help: "Name the image; with --push it is pushed to each name",
+        ..ROW
+    },
+    Flag {
+        name: "push",
+        kind: Kind::Switch,
+        group: Group::Output,
+        help: "Push the image to the names of -t; short for -o type=registry",
+        ..ROW
+    },
+    Flag {
+        name: "output",
+        short: Some('o'),
+        value: "type=TYPE[,KEY=VALUE…]",
+        kind: Kind::Fields,
+        repeatable: true,
+        group: Group::Output,
+        help: "Where the image goes: type=oci,dest=PATH[,tar=false], type=registry or type=image,push=true,name=NAME; \
+               keys compression=gzip|zstd|uncompressed, compression-level=N, gzip-members=true",
+        ..ROW
+    },
+    Flag {
+        name: "metadata-file",
+        value: "PATH",
+        kind: Kind::Path,
+        group: Group::Output,
+        help: "Write digests, names, steps and figures as JSON",
+        ..ROW
+    },
+    Flag {
+        name: "iidfile",
+        value: "PATH",
+        kind: Kind::Path,
+        group: Group::Output,
+        help: "Write the image's ID, the digest of its configuration",
+        ..ROW
+    },
+    Flag {
+        name: "insecure-registry",
+        value: "HOST[:PORT]",
+        repeatable: true,
+        group: Group::Registry,
+        help: "A registry, or a network in CIDR form, that may speak plain http (localhost always may)",
+        ..ROW
+    },
+    Flag {
+        name: "ca-file",
+        value: "PATH",
+        kind: Kind::Path,
+        repeatable: true,
+        group: Group::Registry,
+        help: "Certificates (PEM) to trust besides the system's; SSL_CERT_FILE replaces those",
+        ..ROW
+    },
+    Flag {
+        name: "state-dir",
+        value: "PATH",
+        kind: Kind::Path,
+        commands: EVERY,
+        group: Group::Host,
+        default: Some(
+            "$XDG_DATA_HOME/bareboat or ~/.local/share/bareboat, for root /var/lib/bareboat",
+        ),
+        environment: Some("BAREBOAT_STATE_DIR"),
+        help: "Where blobs, unpacked trees and cache records are kept",
+        ..ROW
+    },
+    Flag {
+        name: "jobs",
+        value: "N",
+        kind: Kind::Number,
+        group: Group::Host,
+        default: Some("the number of CPUs"),
+        help: "How many RUN steps and compression workers run at once",
+        ..ROW
+    },
+    Flag {
+        name: "progress",
+        value: "FORM",
+        kind: Kind::Choice(PROGRESS),
+        group: Group::Log,
+        default: Some("auto"),
+        help: "What standard error shows: a live list (tty), lines (plain), one JSON object a line, or only errors (quiet)",
+        ..ROW
+    },
+    Flag {
+        name: "verbose",
+        short: Some('v'),
+        kind: Kind::Count,
+        commands: EVERY,
+        group: Group::Log,
+        help: "Show diagnostics of bareboat itself; repeat it for more",
+        ..ROW
+    },
+];
+
+/// The row of a flag's name.
+pub fn flag(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_rows_are_whole() {
+        let mut names = BTreeSet::new();
+        let mut shorts = BTreeSet::new();
+        for flag in FLAGS {
+            assert!(names.insert(flag.name), "--{} twice", flag.name);
+            assert!(flag.short.is_none_or(|short| shorts.insert(short)), "--{}", flag.name);
+            let bare = matches!(flag.kind, Kind::Switch | Kind::Count);
+            assert_eq!(bare, flag.value.is_empty(), "--{}", flag.name);
+            assert!(!flag.help.is_empty() && !flag.help.ends_with('.'), "--{}", flag.name);
+            assert!(!flag.commands.is_empty(), "--{}", flag.name);
+        }
+    }
+
+    #[test]
+    fn every_command_has_words() {
+        for row in COMMANDS {
+            if let [group, _] = row.words {
+                assert!(COMMAND_GROUPS.iter().any(|(name, _)| name == group), "{group}");
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Carries out what was asked for: files before, core, files and results after.
+
+use std::{fs, io, io::Read, path::Path, sync::Arc};
+
+use anyhow::Context;
+use bareboat_core::{
+    Class, Error,
+    event::{Event, Warning},
+    secret::Secret,
+};
+
+use crate::{
+    engine::{self, BuildResult, Registry, Services},
+    flags::{Build, Environment, RegistryOptions, Task},
+    outputs,
+    render::{self, Display},
+    signals, trust,
+};
+
+/// Far above any configuration of Docker's.
+const DOCKER_CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+/// Does a task. Its result goes to standard output, all else to the display.
+pub async fn task(
+    task: Task,
+    display: &Arc<dyn Display>,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    match task {
+        Task::Build(build) => self::build(*build, display, environment).await,
+        Task::CacheDu { state_directory } => disk_usage(&state_directory).await,
+        Task::CachePrune { state_directory } => prune(&state_directory).await,
+    }
+}
+
+async fn build(
+    build: Build,
+    display: &Arc<dyn Display>,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    for path in [&build.iidfile, &build.metadata_file].into_iter().flatten() {
+        outputs::remove_stale(path)?;
+    }
+    let services = Services {
+        reporter: display.clone(),
+        registry: registry(build.registry, environment)?,
+        cancel: signals::listen().context("listen for signals")?,
+    };
+    if build.request.outputs.is_empty() {
+        display.report(Event::Warning(stays_here()));
+    }
+    let result = engine::build(build.request, services).await?;
+    if let Some(path) = &build.iidfile {
+        outputs::write_iidfile(path, &result)?;
+    }
+    if let Some(path) = &build.metadata_file {
+        outputs::write_metadata(path, &result)?;
+    }
+    print_result(&result, build.stdout_taken)
+}
+
+fn print_result(result: &BuildResult, stdout_taken: bool) -> anyhow::Result<()> {
+    if stdout_taken { Ok(()) } else { outputs::print_digest(result) }
+}
+
+fn stays_here() -> Warning {
+    Warning {
+        message: "the image stays in bareboat's state directory, because no output was asked for".into(),
+        location: None,
+        hint: Some(
+            "--push pushes it to the names of -t, -o type=oci,dest=DIR,tar=false writes it to a directory".into(),
+        ),
+    }
+}
+
+fn registry(options: RegistryOptions, environment: &Environment) -> anyhow::Result<Registry> {
+    let path = environment.get("PATH").map(|path| std::env::split_paths(path).collect());
+    let docker_config = match options.docker_config {
+        Some(path) => read_config(&path)?.map(|bytes| (path, Secret::new(bytes))),
+        None => None,
+    };
+    Ok(Registry {
+        tls: trust::tls(&options.ca_files, environment)?,
+        http_proxy: options.proxies.http,
+        https_proxy: options.proxies.https,
+        no_proxy: options.proxies.no_proxy,
+        insecure: options.insecure,
+        docker_config,
+        helper_path: path.unwrap_or_default(),
+        helper_environment: environment.variables.clone().into_iter().collect(),
+    })
+}
+
+/// Docker's configuration, or `None` where there is none.
+fn read_config(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let wrong = |error: io::Error| {
+        Error::new(Class::Usage, format!("Docker's configuration {}: {error}", path.display()))
+            .hint("DOCKER_CONFIG names the directory that holds config.json")
+    };
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(wrong(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(DOCKER_CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(wrong)?;
+    if bytes.len() as u64 > DOCKER_CONFIG_BYTES_MAX {
+        return Err(wrong(io::Error::other("it is too large")));
+    }
+    Ok(Some(bytes))
+}
+
+async fn disk_usage(state_directory: &Path) -> anyhow::Result<()> {
+    let parts = engine::disk_usage(state_directory).await?;
+    for part in &parts {
+        outputs::print_line(&format!("{:12} {}", part.name, render::bytes(part.bytes)))?;
+    }
+    let total = parts.iter().map(|part| part.bytes).sum();
+    outputs::print_line(&format!("{:12} {}", "total", render::bytes(total)))
+}
+
+async fn prune(state_directory: &Path) -> anyhow::Result<()> {
+    let freed = engine::prune(state_directory).await?;
+    outputs::print_line(&format!("{} freed", render::bytes(freed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_docker_config_is_none_and_a_bad_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        assert_eq!(read_config(&path).unwrap(), None);
+        fs::write(&path, b"{}").unwrap();
+        assert_eq!(read_config(&path).unwrap(), Some(b"{}".to_vec()));
+        assert!(read_config(folder.path()).unwrap_err().title().contains("Docker's configuration"));
+    }
+
+    #[test]
+    fn the_warning_names_both_flags() {
+        let hint = stays_here().hint.unwrap();
+        assert!(hint.contains("--push") && hint.contains("-o "), "{hint}");
+    }
+}

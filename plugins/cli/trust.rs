@@ -1,0 +1,124 @@
+//! Which certificates registries are trusted by: the system's, those of `--ca-file`, and an embedded set where there is
+//! no system set.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use bareboat_core::{Class, Error};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+
+use crate::flags::Environment;
+
+/// Of a directory of broken certificates, how many are named.
+const ERRORS_MAX: usize = 3;
+
+/// The TLS configuration of registry requests: ring, TLS 1.2 and 1.3, no client certificate.
+///
+/// Errors: class usage for a CA file that cannot be read or has no certificate.
+pub fn tls(ca_files: &[PathBuf], environment: &Environment) -> anyhow::Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("set up TLS")?;
+    Ok(builder.with_root_certificates(roots(ca_files, environment)?).with_no_client_auth())
+}
+
+fn roots(ca_files: &[PathBuf], environment: &Environment) -> Result<RootCertStore, Error> {
+    let mut roots = system_roots(environment);
+    for path in ca_files {
+        add_file(&mut roots, path)?;
+    }
+    Ok(roots)
+}
+
+/// The system's certificates, else the embedded ones. Where SSL_CERT_FILE or SSL_CERT_DIR replace the system's, nothing
+/// stands in for what they lack: whoever set them narrowed the trust.
+fn system_roots(environment: &Environment) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    let named =
+        ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.get(name).is_some());
+    if named {
+        for error in found.errors.iter().take(ERRORS_MAX) {
+            tracing::warn!("SSL_CERT_FILE or SSL_CERT_DIR: {error}");
+        }
+    } else if roots.is_empty() {
+        tracing::info!("no certificates on this system: the embedded Mozilla set is trusted");
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
+}
+
+fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), Error> {
+    let wrong = |why: String| {
+        Error::new(Class::Usage, format!("--ca-file {}: {why}", path.display()))
+            .hint("a file of certificates in PEM form (-----BEGIN CERTIFICATE-----)")
+    };
+    let certificates =
+        CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
+    let mut any = false;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+        any = true;
+    }
+    if any { Ok(()) } else { Err(wrong("it has no certificate".to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// ISRG Root X2, a public certificate.
+    const PEM: &str = "-----BEGIN CERTIFICATE-----
+MIICGzCCAaGgAwIBAgIQQdKd0XLq7qeAwSxs6S+HUjAKBggqhkjOPQQDAzBPMQsw
+CQYDVQQGEwJVUzEpMCcGA1UEChMgSW50ZXJuZXQgU2VjdXJpdHkgUmVzZWFyY2gg
+R3JvdXAxFTATBgNVBAMTDElTUkcgUm9vdCBYMjAeFw0yMDA5MDQwMDAwMDBaFw00
+MDA5MTcxNjAwMDBaME8xCzAJBgNVBAYTAlVTMSkwJwYDVQQKEyBJbnRlcm5ldCBT
+ZWN1cml0eSBSZXNlYXJjaCBHcm91cDEVMBMGA1UEAxMMSVNSRyBSb290IFgyMHYw
+EAYHKoZIzj0CAQYFK4EEACIDYgAEzZvVn4CDCuwJSvMWSj5cz3es3mcFDR0HttwW
++1qLFNvicWDEukWVEYmO6gbf9yoWHKS5xcUy4APgHoIYOIvXRdgKam7mAHf7AlF9
+ItgKbppbd9/w+kHsOdx1ymgHDB/qo0IwQDAOBgNVHQ8BAf8EBAMCAQYwDwYDVR0T
+AQH/BAUwAwEB/zAdBgNVHQ4EFgQUfEKWrt5LSDv6kviejM9ti6lyN5UwCgYIKoZI
+zj0EAwMDaAAwZQIwe3lORlCEwkSHRhtFcP9Ymd70/aTSVaYgLXTWNLxBo1BfASdW
+tL4ndQavEi51mI38AjEAi/V3bNTIZargCyzuFJ0nN6T5U6VR5CmD1/iQMVtCnwr1
+/q4AaOeMSQ+2b1tbFfLn
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn a_ca_file_is_added() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), format!("# a comment\n{PEM}{PEM}")).unwrap();
+        let mut roots = RootCertStore::empty();
+        add_file(&mut roots, file.path()).unwrap();
+        assert_eq!(roots.len(), 2);
+    }
+
+    #[test]
+    fn a_ca_file_without_a_certificate_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let refused = |path: &Path| {
+            let error = add_file(&mut RootCertStore::empty(), path).unwrap_err();
+            assert_eq!(error.class(), Class::Usage);
+            assert!(error.title().contains(path.to_str().unwrap()), "{error}");
+        };
+        refused(&path);
+        refused(folder.path());
+        let broken = PEM.replace("MIICGzCC", "AAAAAAAA");
+        for content in ["", "nonsense", broken.as_str(), &PEM[..300]] {
+            fs::write(&path, content).unwrap();
+            refused(&path);
+        }
+    }
+}
