@@ -92,7 +92,7 @@ pub struct GitReference {
     pub checksum: Option<CommitPrefix>,
     pub keep_git_dir: Option<bool>,
     pub submodules: Option<bool>,
-    /// Honoured for build contexts; BuildKit's ADD takes the key and leaves it at that.
+    /// BuildKit honours it for build contexts only; its ADD takes the key and leaves it at that.
     pub mtime: GitMtime,
     /// The checksum is the commit to fetch: the remote is not asked where the ref points to.
     pub fetch_by_commit: bool,

@@ -6,6 +6,7 @@
 pub mod checksum;
 mod error;
 pub mod git;
+mod git_checkout;
 mod git_command;
 pub mod git_reference;
 mod git_tree;

@@ -3,6 +3,7 @@ use super::*;
 mod git;
 mod git_reference;
 mod http;
+mod repositories;
 
 /// Secrets by id.
 fn secrets<'a>(known: &'a [(&'a str, &'a str)]) -> Box<SecretLookup<'a>> {
