@@ -11,7 +11,7 @@ use crate::{
     context::Contexts,
     digest::Digest,
     dockerfile::{self, ParseErrors, ast::Dockerfile},
-    error::{Class, Error, Location},
+    error::{Class, Error},
     event::{Event, Reporter, Warning},
     image::{Image, ImageConfig, platform::Platform},
     output,
@@ -19,7 +19,7 @@ use crate::{
     registry::{Client, ClientOptions, Keychain},
     request::BuildRequest,
     resolve::{ResolvedImage, Resolver},
-    solve::{Solver, StepReport},
+    solve::{Solver, StepReport, Uploads},
     store::Store,
 };
 
@@ -54,15 +54,6 @@ pub struct BuildResult {
 /// # Errors
 /// The first failure, with its class. On an error no output is touched.
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
-    let mut cancel = services.cancel.clone();
-    let build = run(request, services);
-    tokio::select! {
-        result = build => result,
-        class = canceled(&mut cancel) => Err(Error::new(class, "the build was stopped by a signal")),
-    }
-}
-
-async fn run(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
     let request = Arc::new(request);
     let names = output::names(&request)?;
     let store =
@@ -75,8 +66,17 @@ async fn run(request: BuildRequest, services: Services) -> Result<BuildResult, E
     let dockerfile = Arc::new(load(&contexts, &*services.reporter)?);
     let platform = request.platforms.first().cloned().unwrap_or_else(Platform::host);
     let resolver = Resolver { client: &client, store: &store };
-    let (graph, images) = plan_and_resolve(&dockerfile, &request, &platform, &resolver).await?;
+    let cancel = &services.cancel;
+    let planned = plan_and_resolve(&dockerfile, &request, &platform, &resolver);
+    let (graph, images) = until_canceled(cancel, planned).await?;
     let target = graph.target;
+    let request = Arc::new(BuildRequest {
+        source_date_epoch: graph.source_date_epoch,
+        ..BuildRequest::clone(&request)
+    });
+    let next_vertex = Arc::new(AtomicU32::new(1));
+    let pushes = output::pushes(&request, &names)?;
+    let uploads = Uploads::new(&client, &pushes, &graph, &services.reporter, &next_vertex)?;
     let services = Arc::new(services);
     let solver = Solver::new(crate::solve::Parts {
         graph,
@@ -87,10 +87,16 @@ async fn run(request: BuildRequest, services: Services) -> Result<BuildResult, E
         store: store.clone(),
         client: client.clone(),
         services: services.clone(),
-        next_vertex: Arc::new(AtomicU32::new(1)),
+        next_vertex,
+        uploads,
     });
-    let solved = solver.solve(target).await?;
-    let written = output::write(&request, &names, &solver, &solved).await?;
+    let solved = until_canceled(&services.cancel, solver.solve(target)).await;
+    if solved.is_err() {
+        solver.stop().await;
+    }
+    let solved = solved?;
+    let writing = output::write(&request, &names, &solver, &solved);
+    let written = until_canceled(&services.cancel, writing).await?;
     services
         .reporter
         .report(Event::Result { digest: solved.image.digest, bytes: solved.image.total_bytes() });
@@ -104,18 +110,30 @@ async fn run(request: BuildRequest, services: Services) -> Result<BuildResult, E
     })
 }
 
-async fn canceled(cancel: &mut watch::Receiver<Option<Class>>) -> Class {
-    match cancel.wait_for(Option::is_some).await {
-        Ok(class) => class.unwrap_or(Class::Interrupted),
-        // Nobody can cancel any more.
-        Err(_) => std::future::pending().await,
+/// The work's result, or the error of a build that a signal stopped; the work is dropped then.
+async fn until_canceled<T>(
+    cancel: &watch::Receiver<Option<Class>>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let mut cancel = cancel.clone();
+    let canceled = async move {
+        match cancel.wait_for(Option::is_some).await {
+            Ok(class) => class.unwrap_or(Class::Interrupted),
+            // Nobody can cancel any more.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        class = canceled => Err(Error::new(class, "the build was stopped by a signal")),
+        result = work => result,
     }
 }
 
 fn load(contexts: &Contexts, reporter: &dyn Reporter) -> Result<Dockerfile, Error> {
     let (name, bytes) = contexts.dockerfile();
-    let parsed = dockerfile::parse(name, bytes)
-        .map_err(|errors| unreadable(name, bytes, &errors, reporter))?;
+    let parsed =
+        dockerfile::parse(name, bytes).map_err(|errors| unreadable(name, bytes, &errors))?;
     for warning in parsed.warnings {
         reporter.report(Event::Warning(Warning {
             message: warning.message,
@@ -126,26 +144,12 @@ fn load(contexts: &Contexts, reporter: &dyn Reporter) -> Result<Dockerfile, Erro
     Ok(parsed.dockerfile)
 }
 
-/// The first thing wrong with a Dockerfile as the build's error; the others are told as warnings.
-fn unreadable(name: &str, bytes: &[u8], errors: &ParseErrors, reporter: &dyn Reporter) -> Error {
-    for other in errors.iter().skip(1) {
-        reporter.report(Event::Warning(Warning {
-            message: other.message.clone(),
-            location: Some((name.to_owned(), other.span.first_line)),
-            hint: other.hint.clone(),
-        }));
-    }
-    let first = errors.first();
+/// The first thing wrong with a Dockerfile as the build's error, the others as its notes.
+fn unreadable(name: &str, bytes: &[u8], errors: &ParseErrors) -> Error {
     let source = String::from_utf8_lossy(bytes).into();
-    let error = Error::new(Class::Input, first.message.clone()).at_location(Location {
-        file: name.to_owned(),
-        source,
-        span: first.span,
-    });
-    match &first.hint {
-        Some(hint) => error.hint(hint.clone()),
-        None => error,
-    }
+    let notes = errors.iter().skip(1);
+    let notes = notes.map(|other| format!("{name}:{}: {}", other.span.first_line, other.message));
+    errors.first().to_error(name, source).with_notes(notes.collect())
 }
 
 /// Plans, resolves the images that the plan asks for, and plans again until it asks for none (triggers may name more).

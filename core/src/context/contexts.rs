@@ -216,6 +216,16 @@ fn find_dockerfile(
     Err(Error::new(Class::Input, title).hint("name it with -f, or give another context"))
 }
 
+/// `Dockerfile` may be spelt `dockerfile`.
+fn open_dockerfile(path: &Path) -> std::io::Result<File> {
+    File::open(path).or_else(|error| match path.file_name() {
+        Some(name) if name == "Dockerfile" => {
+            File::open(path.with_file_name("dockerfile")).map_err(|_| error)
+        }
+        _ => Err(error),
+    })
+}
+
 /// A Dockerfile of the machine; one that is not there may be a file of a tar context.
 fn read_dockerfile(
     path: &Path,
@@ -223,7 +233,7 @@ fn read_dockerfile(
 ) -> Result<(String, Vec<u8>, Beside), Error> {
     let name = path.display().to_string();
     let failed = |what: String| Error::new(Class::Input, format!("the Dockerfile {name}: {what}"));
-    let file = match File::open(path) {
+    let file = match open_dockerfile(path) {
         Ok(file) => file,
         Err(error) => {
             let inside = EntryPath::clean(path.as_os_str().as_bytes()).ok();

@@ -83,8 +83,12 @@ impl Solver {
         }
         if let Some((name, content)) = &run.script {
             let target = PathBuf::from(format!("/dev/pipes/{name}"));
-            let content = content.clone().into_bytes();
-            let source = MountSource::File { content, mode: SCRIPT_MODE, uid: 0, gid: 0 };
+            // A file in memory could not be executed.
+            let file = work.join("script");
+            fs::write(&file, content).map_err(host)?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(SCRIPT_MODE)).map_err(host)?;
+            let path = PathBuf::from("script");
+            let source = MountSource::Bind { root: work.to_owned(), path, writable: false };
             all.mounts.push(StepMount { target, source });
         }
         Ok(all)
@@ -135,7 +139,8 @@ impl Solver {
         target: &Path,
     ) -> Result<(MountSource, File), Error> {
         let mount = &planned.mount;
-        let id = mount.id.clone().unwrap_or_else(|| target.to_string_lossy().into_owned());
+        let cleaned: PathBuf = target.components().collect();
+        let id = mount.id.clone().unwrap_or_else(|| cleaned.to_string_lossy().into_owned());
         let number = |value: Option<u32>| value.map(|value| value.to_string());
         let namespace = self.parts.request.build_args.get("BUILDKIT_CACHE_MOUNT_NS");
         let key = KeyBuilder::new("cache mount")

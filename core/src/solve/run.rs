@@ -154,8 +154,9 @@ impl Solver {
         let request = &self.parts.request;
         spec.arguments = run.argv.iter().map(OsString::from).collect();
         spec.environment = environment;
-        if !run.working_directory.is_empty() {
-            spec.working_directory = PathBuf::from(&run.working_directory);
+        if let Ok(path) = EntryPath::clean(run.working_directory.as_bytes()) {
+            let path = OsString::from_vec([b"/", path.as_bytes()].concat());
+            spec.working_directory = PathBuf::from(path);
         }
         spec.user = StepUser { uid: user.uid, gid: user.gid, groups: user.groups };
         if let Some(name) = &run.host_name {

@@ -35,14 +35,16 @@ impl Solver {
         let mut result = self.start_stage(&stage).await?;
         let mut parent = self.keys[&index].base;
         let total = vertex_total(&stage.steps);
-        let mut number = 1;
+        // FROM of a directory is no vertex of its own.
+        let mut number = if matches!(stage.base, Base::Context(_)) { 0 } else { 1 };
+        let prefix = if stage.name.is_empty() { "" } else { " " };
         self.start_sources(&stage);
         for (at, step) in stage.steps.iter().enumerate() {
             if !step.op.makes_layer() {
                 continue;
             }
             number += 1;
-            let name = format!("[{} {number}/{total}] {}", stage.name, step.title);
+            let name = format!("[{}{prefix}{number}/{total}] {}", stage.name, step.title);
             let known = self.keys[&index].steps[at].clone();
             let key = match known {
                 Some(key) if key.key.is_some() => key,
@@ -143,7 +145,9 @@ impl Solver {
         }
         self.note(stage, at, false, record.milliseconds, &record.layer);
         vertex.done(Some((record.layer.descriptor.digest, record.layer.descriptor.size)));
-        Ok((layer_of(&record), record.created, own))
+        let layer = layer_of(&record);
+        self.parts.uploads.start(stage.index, &layer, &self.parts.store);
+        Ok((layer, record.created, own))
     }
 
     /// The key of a step whose parent's key is known only now.
