@@ -37,6 +37,11 @@ impl ContextTree {
         ContextTree { ignore, ..self }
     }
 
+    /// What the context leaves out.
+    pub fn ignore(&self) -> &Ignore {
+        &self.ignore
+    }
+
     /// What one folder of the context is, for contexts that begin below their source's root.
     pub fn has_directory(&self, path: &EntryPath) -> Result<bool, ContextError> {
         let resolved = resolve(self, path, LastLink::Follow)?;
