@@ -26,6 +26,13 @@ use super::{
 /// Bytes that all words of a file may expand to; far above what people write.
 const EXPANDED_BYTES_MAX: usize = 256 << 20;
 
+/// What is to be expanded.
+enum Text<'t> {
+    Word(&'t str),
+    /// The body of a here-document of COPY or ADD.
+    Heredoc(&'t str),
+}
+
 /// What a stage leaves to its children.
 struct Inherited {
     scope: Rc<Scope>,
@@ -152,22 +159,16 @@ impl<'w> Work<'w> {
     }
 
     fn expand(&mut self, word: &str, span: Span, local: &Local) -> Result<String, Error> {
-        self.expand_with(word, span, local, |escape, lookup| Expander::new(escape, lookup))
+        self.expand_text(Text::Word(word), span, local)
     }
 
-    fn expand_with(
-        &mut self,
-        word: &str,
-        span: Span,
-        local: &Local,
-        expander: for<'l> fn(
-            super::super::ast::Escape,
-            &'l dyn Fn(&str) -> Option<String>,
-        ) -> Expander<'l>,
-    ) -> Result<String, Error> {
+    fn expand_text(&mut self, text: Text<'_>, span: Span, local: &Local) -> Result<String, Error> {
         let lookup = |name: &str| self.scope.get(name).map(str::to_owned);
-        let expander = expander(self.stages.dockerfile.directives.escape, &lookup);
-        let expanded = match expander.expand(word) {
+        let expanded = match text {
+            Text::Word(word) => self.expander(&lookup).expand(word),
+            Text::Heredoc(body) => Expander::heredoc(&lookup).expand(body),
+        };
+        let expanded = match expanded {
             Err(error) if self.may_be_set(&error) => return Ok(String::new()),
             expanded => expanded.map_err(|error| self.stages.wrong(span, error))?,
         };
@@ -179,6 +180,10 @@ impl<'w> Work<'w> {
             return Err(self.stages.refuse(span, title));
         }
         Ok(expanded.value)
+    }
+
+    fn expander<'l>(&self, lookup: &'l dyn Fn(&str) -> Option<String>) -> Expander<'l> {
+        Expander::new(self.stages.dockerfile.directives.escape, lookup)
     }
 
     /// Whether `${name:?}` may have a value after all, from a base that is not known.
@@ -245,7 +250,7 @@ impl<'w> Work<'w> {
         for text in &run.mounts {
             let unmatched = RefCell::new(Vec::new());
             let lookup = |name: &str| self.scope.get(name).map(str::to_owned);
-            let expander = Expander::new(self.stages.dockerfile.directives.escape, &lookup);
+            let expander = self.expander(&lookup);
             let expand = |value: &str| {
                 let expanded = expander.expand(value)?;
                 unmatched.borrow_mut().push(expanded.unmatched);
@@ -268,7 +273,7 @@ impl<'w> Work<'w> {
     fn expose(&mut self, words: &[String], span: Span, local: &Local) -> Result<(), Error> {
         for word in words {
             let lookup = |name: &str| self.scope.get(name).map(str::to_owned);
-            let expander = Expander::new(self.stages.dockerfile.directives.escape, &lookup);
+            let expander = self.expander(&lookup);
             let ports = match expander.expand_words(word) {
                 Err(error) if self.may_be_set(&error) => continue,
                 ports => ports.map_err(|error| self.stages.wrong(span, error))?,
@@ -325,9 +330,7 @@ impl<'w> Work<'w> {
             if let Source::Heredoc(heredoc) = source
                 && heredoc.expand
             {
-                self.expand_with(&heredoc.content, span, local, |_, lookup| {
-                    Expander::heredoc(lookup)
-                })?;
+                self.expand_text(Text::Heredoc(&heredoc.content), span, local)?;
             }
         }
         if let Some(ignored) = self.known.ignored.filter(|_| from_context) {

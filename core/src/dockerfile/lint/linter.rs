@@ -14,7 +14,7 @@ use super::{
 /// Findings told of one file; a hostile one could have a million.
 const FINDINGS_MAX: usize = 10_000;
 /// Names compared in search of suggestions, for one file.
-const COMPARISONS_MAX: usize = 1 << 20;
+const COMPARISONS_MAX: usize = 1 << 17;
 
 /// The findings so far.
 pub(super) struct Linter {

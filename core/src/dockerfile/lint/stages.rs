@@ -21,6 +21,9 @@ use super::{
     scope::Globals,
 };
 
+/// Stages of a file that is planned too: each one's plan holds its parents' history, so plans grow with the square.
+const PLANNED_STAGES_MAX: usize = 200;
+
 /// What a stage starts from, or a step copies from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -283,6 +286,9 @@ impl<'a> Stages<'a> {
 
     /// What the planner refuses, where enough is known to plan.
     fn check_plan(&self, known: &Known<'_>) -> Result<(), Error> {
+        if self.bases.len() > PLANNED_STAGES_MAX {
+            return Ok(());
+        }
         match plan::plan(self.dockerfile, self.request, &self.target, known.images) {
             Ok(Plan::Graph(_) | Plan::Needs(_)) => Ok(()),
             // An unknown base may have the variable that is missing.
