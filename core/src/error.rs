@@ -62,6 +62,8 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
     /// The last lines that a failing step printed.
     output: Option<String>,
+    /// What else is wrong.
+    notes: Vec<String>,
 }
 
 impl Error {
@@ -73,6 +75,7 @@ impl Error {
             hint: None,
             source: None,
             output: None,
+            notes: Vec::new(),
         }))
     }
 
@@ -95,6 +98,7 @@ impl Error {
                 hint: self.0.hint.clone(),
                 source: self.0.source.clone(),
                 output: self.0.output.clone(),
+                notes: self.0.notes.clone(),
             }));
         }
         if let Some(inner) = Arc::get_mut(&mut self.0) {
@@ -130,6 +134,15 @@ impl Error {
 
     pub fn with_output(self, output: String) -> Self {
         self.change(|inner| inner.output = Some(output))
+    }
+
+    /// Adds what else is wrong, a line each.
+    pub fn with_notes(self, notes: Vec<String>) -> Self {
+        self.change(|inner| inner.notes = notes)
+    }
+
+    pub fn notes(&self) -> &[String] {
+        &self.0.notes
     }
 
     pub fn class(&self) -> Class {

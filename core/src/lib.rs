@@ -3,6 +3,7 @@
 //! Core prints nothing and reads no environment: events flow out through a [`event::Reporter`], and everything that a
 //! build depends on flows in through a [`request::BuildRequest`].
 
+pub mod build;
 pub mod cache;
 pub mod context;
 pub mod digest;
@@ -12,6 +13,7 @@ pub mod event;
 pub mod execute;
 pub mod image;
 pub mod layer;
+pub mod output;
 pub mod plan;
 pub mod push;
 pub mod registry;
@@ -20,9 +22,11 @@ pub mod resolve;
 pub mod rootfs;
 pub mod secret;
 pub mod snapshot;
+pub mod solve;
 pub mod store;
 pub mod sys;
 pub mod time;
 pub mod tree;
 
 pub use error::{Class, Error};
+pub use execute::sandbox::helper_main;

@@ -98,8 +98,6 @@ pub struct BuildRequest {
     pub shm_bytes: Option<u64>,
     /// `--ulimit`: name, soft, hard.
     pub ulimits: Vec<(String, i64, i64)>,
-    /// Proxy variables (both cases) for RUN: not in history or cache keys.
-    pub proxy_args: BTreeMap<String, String>,
     pub secrets: BTreeMap<String, SecretSource>,
     /// SOURCE_DATE_EPOCH in seconds: from a build arg, else from the environment.
     pub source_date_epoch: Option<i64>,

@@ -1,14 +1,24 @@
-//! The seam to core: what the shell hands over and what it gets back.
+//! The seam to core: the shell's findings become core's services, core's result becomes what the shell prints.
 
 use std::{
     ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bareboat_core::{
-    Class, Error, digest::Digest, event::Reporter, request::BuildRequest, secret::Secret,
+    Class, Error,
+    build::{self, Services as CoreServices},
+    digest::Digest,
+    event::Reporter,
+    image::manifest::OCI_MANIFEST,
+    registry::{Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Proxies},
+    request::BuildRequest,
+    secret::Secret,
+    store,
 };
+use serde_json::json;
 
 use crate::signals::Cancel;
 
@@ -70,23 +80,83 @@ pub struct Usage {
 /// Builds.
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
     let Services { reporter, registry, cancel } = services;
-    let Registry { tls, http_proxy, https_proxy, no_proxy, insecure, .. } = registry;
-    let Registry { docker_config, helper_path, helper_environment, .. } = registry;
-    drop((tls, http_proxy, https_proxy, no_proxy, insecure));
-    drop((docker_config, helper_path, helper_environment, request, reporter, cancel));
-    Err(missing("builder"))
+    let (options, keychain) = client(registry)?;
+    let services = CoreServices {
+        reporter,
+        registry: options,
+        keychain,
+        cancel,
+        boot_id: boot_id()?,
+        resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
+    };
+    let built = build::build(request, services).await?;
+    Ok(result(&built))
+}
+
+fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {
+    let mut options = ClientOptions::new(registry.tls);
+    options.proxies = Proxies {
+        http: registry.http_proxy,
+        https: registry.https_proxy,
+        no_proxy: registry.no_proxy,
+    };
+    options.insecure_registries = registry.insecure;
+    let Some((path, config)) = registry.docker_config else {
+        return Ok((options, Arc::new(Anonymous)));
+    };
+    let helpers = Helpers::new(registry.helper_path, registry.helper_environment);
+    let keychain =
+        DockerConfigKeychain::new(&path.display().to_string(), config.expose(), Some(helpers))
+            .map_err(|error| Error::from_cause(Class::Usage, error))?;
+    Ok((options, Arc::new(keychain)))
+}
+
+/// Names this boot: trees unpacked before the last crash or power cut are not trusted.
+fn boot_id() -> Result<String, Error> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let id = fs::read_to_string(path)
+        .map_err(|error| Error::from_cause(Class::Host, error).context(path))?;
+    Ok(id.trim().to_owned())
+}
+
+fn result(built: &build::BuildResult) -> BuildResult {
+    let image = &built.image;
+    BuildResult {
+        digest: image.digest,
+        config_digest: image.config_digest,
+        descriptor: json!({
+            "mediaType": OCI_MANIFEST,
+            "digest": image.digest,
+            "size": image.manifest.len(),
+            "platform": image.platform,
+        }),
+        names: built.names.clone(),
+        steps: built.steps.iter().map(step).collect(),
+        sandbox: built.sandbox.map(str::to_owned),
+        bytes_pulled: built.pulled_bytes,
+        bytes_pushed: built.pushed_bytes,
+    }
+}
+
+fn step(step: &bareboat_core::solve::StepReport) -> StepResult {
+    StepResult {
+        instruction: step.instruction.clone(),
+        line: step.line,
+        cached: step.cached,
+        seconds: step.seconds,
+        layer: Some((step.layer_digest, step.layer_bytes)),
+    }
 }
 
 /// What the state directory holds, part by part.
 pub async fn disk_usage(state_directory: &Path) -> Result<Vec<Usage>, Error> {
-    Err(missing("store").context(state_directory.display()))
+    let usage = store::usage(state_directory);
+    let parts =
+        [("blobs", usage.blobs_bytes), ("trees", usage.trees_bytes), ("other", usage.other_bytes)];
+    Ok(parts.map(|(name, bytes)| Usage { name: name.to_owned(), bytes }).into())
 }
 
 /// Empties the state directory and returns how many bytes that freed.
 pub async fn prune(state_directory: &Path) -> Result<u64, Error> {
-    Err(missing("store").context(state_directory.display()))
-}
-
-fn missing(part: &str) -> Error {
-    Error::new(Class::Host, format!("this bareboat was compiled without its {part}"))
+    store::prune(state_directory).map_err(|error| Error::from_cause(Class::Host, error))
 }

@@ -20,6 +20,7 @@ const BLOCKING_THREADS_MAX: usize = 16;
 const SHUTDOWN_SECONDS_MAX: u64 = 1;
 
 fn main() -> ExitCode {
+    bareboat_core::helper_main();
     std::panic::set_hook(Box::new(|panic| render::bug(&panic.to_string())));
     let environment = Environment::of_process();
     let raw = match flags::parse(std::env::args_os()) {

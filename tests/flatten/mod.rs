@@ -143,7 +143,7 @@ RUN mknod /null c 1 3 && chmod 0666 /null && mkfifo -m 0640 /pipe && mkdir /devi
 fn odd_names_are_kept() {
     let outcome = assert_equals_buildah(Build::new(
         r#"FROM {busybox}
-RUN mkdir '/odd names' && cd '/odd names' && touch 'a b' "$(printf 'new\nline')" "$(printf 'bytes\377\376')" '-dash' 'quo"te' 'back\slash' .hidden
+RUN mkdir '/odd names' && cd '/odd names' && touch 'a b' "$(printf 'new\nline')" "$(printf 'bytes\377\376')" './-dash' 'quo"te' 'back\slash' .hidden
 RUN long=$(printf '%0200d' 7) && mkdir -p /$long/$long/$long && echo deep > /$long/$long/$long/$long && ln -s $long /link-to-long
 RUN rm '/odd names/a b'
 "#,

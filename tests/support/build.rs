@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -32,7 +32,7 @@ pub fn binary() -> &'static Path {
 
 /// A build that can be run as often as a test likes. Context, state and outputs live in a folder of its own.
 pub struct Build {
-    scratch: tempfile::TempDir,
+    scratch: Arc<tempfile::TempDir>,
     state: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
@@ -44,7 +44,8 @@ pub struct Build {
 impl Build {
     /// `dockerfile` may say `{busybox}`, `{debian}` and `{registry}`.
     pub fn new(dockerfile: impl AsRef<str>) -> Build {
-        let scratch = tempfile::Builder::new().prefix("bareboat-test-").tempdir().unwrap();
+        let scratch =
+            Arc::new(tempfile::Builder::new().prefix("bareboat-test-").tempdir().unwrap());
         fs::create_dir(scratch.path().join("context")).unwrap();
         fs::create_dir(scratch.path().join("home")).unwrap();
         let build = Build {
@@ -153,7 +154,8 @@ impl Build {
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("{}: {error}", binary().display()));
         let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
-        Running { child, stdout, stderr, layout, metadata, deadline: Instant::now() + self.timeout }
+        let deadline = Instant::now() + self.timeout;
+        Running { child, stdout, stderr, layout, metadata, deadline, scratch: self.scratch.clone() }
     }
 
     fn command(&self, layout: &Path, metadata: &Path) -> Command {
@@ -218,6 +220,7 @@ pub struct Running {
     layout: PathBuf,
     metadata: PathBuf,
     deadline: Instant,
+    scratch: Arc<tempfile::TempDir>,
 }
 
 impl Running {
@@ -253,6 +256,7 @@ impl Running {
             metadata: self.metadata,
             io,
             peak_bytes,
+            _scratch: self.scratch,
         }
     }
 }
@@ -272,6 +276,8 @@ pub struct Outcome {
     pub io: Io,
     /// The most memory that the builder's main process held.
     pub peak_bytes: u64,
+    /// Keeps what was written until the test is done with it.
+    _scratch: Arc<tempfile::TempDir>,
 }
 
 /// A step as the metadata file tells of it.

@@ -141,17 +141,16 @@ impl Storage {
         run_command(command.args(options).arg(reference).args(arguments))
     }
 
-    /// Builds a Dockerfile with buildah and writes the image as an OCI layout to `destination`.
+    /// Builds a Dockerfile with buildah, a layer for each step, and writes the image as an OCI layout to `destination`.
     pub fn buildah(&self, dockerfile: &Path, context: &Path, destination: &Path) {
         let image = format!("localhost/oracle-{}", unique());
         let mut build = self.command("buildah");
-        build.args(["build", "-q", "--format", "oci", "--layers=false", "--isolation", "chroot"]);
-        build.args(["--network", "host", "--tls-verify=false", "-t", &image, "-f"]);
-        run_command(build.arg(dockerfile).arg(context));
+        build.args(["build", "-q", "--format", "oci", "--layers", "--isolation", "chroot"]);
+        build.args(["--cap-add", "MKNOD", "--network", "host", "--tls-verify=false"]);
+        run_command(build.args(["-t", &image, "-f"]).arg(dockerfile).arg(context));
         let mut push = self.command("buildah");
-        run_command(
-            push.args(["push", "-q", &image]).arg(format!("oci:{}:latest", destination.display())),
-        );
+        let target = format!("oci:{}:latest", destination.display());
+        run_command(push.args(["push", "-q", &image, &target]));
     }
 }
 

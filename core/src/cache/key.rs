@@ -57,6 +57,11 @@ impl KeyBuilder {
         self
     }
 
+    /// Adds bytes that are framed already.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
     pub fn text(self, name: &str, value: &str) -> Self {
         self.bytes(name, value.as_bytes())
     }

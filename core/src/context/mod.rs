@@ -1,8 +1,10 @@
 //! Build contexts and the other trees that COPY and ADD take their sources from.
 
 mod archive;
+mod contexts;
 mod directory;
 mod glob;
+mod hashes;
 mod ignore;
 mod memory;
 mod patterns;
@@ -13,7 +15,9 @@ mod tree;
 
 use std::{io, path::PathBuf};
 
+pub use contexts::{Contexts, OpenContext};
 pub use glob::{Glob, GlobError, has_wildcard};
+pub use hashes::Stamp;
 pub use ignore::{Ignore, IgnoreError, find_ignore};
 pub use memory::{MemoryTree, RemoteFile, remote_name};
 pub(crate) use patterns::trim_space;

@@ -1,12 +1,15 @@
 //! A build context after its ignore file.
 
-use std::path::Path;
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use crate::tree::{Content, EntryPath, LastLink};
+use crate::tree::{Content, EntryPath};
 
 use super::{
     ContextError, Ignore, MemoryTree, Node, SourceTree, directory::Directory, patterns::Matched,
-    resolve,
 };
 
 /// A build context: a directory that is walked as it is asked for, or the members of a tar. Owners are 0:0.
@@ -14,6 +17,8 @@ use super::{
 pub struct ContextTree {
     files: Files,
     ignore: Ignore,
+    /// Of excluded directories, whether something in them was taken back.
+    shown: Arc<Mutex<HashMap<EntryPath, bool>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -23,29 +28,27 @@ enum Files {
 }
 
 impl ContextTree {
+    fn new(files: Files, ignore: Ignore) -> Self {
+        ContextTree { files, ignore, shown: Arc::default() }
+    }
+
     /// Opens a directory of the machine. Nothing is read before it is asked for.
     pub fn open(directory: &Path, ignore: Ignore) -> Result<Self, ContextError> {
-        Ok(ContextTree { files: Files::Directory(Directory::open(directory)?), ignore })
+        Ok(ContextTree::new(Files::Directory(Directory::open(directory)?), ignore))
     }
 
     pub(super) fn from_memory(files: MemoryTree) -> Self {
-        ContextTree { files: Files::Memory(files), ignore: Ignore::none() }
+        ContextTree::new(Files::Memory(files), Ignore::none())
     }
 
     /// The same context with another ignore file.
     pub fn with_ignore(self, ignore: Ignore) -> Self {
-        ContextTree { ignore, ..self }
+        ContextTree::new(self.files, ignore)
     }
 
     /// What the context leaves out.
     pub fn ignore(&self) -> &Ignore {
         &self.ignore
-    }
-
-    /// What one folder of the context is, for contexts that begin below their source's root.
-    pub fn has_directory(&self, path: &EntryPath) -> Result<bool, ContextError> {
-        let resolved = resolve(self, path, LastLink::Follow)?;
-        Ok(self.lookup(&resolved)?.is_some_and(|node| node.kind.is_directory()))
     }
 
     fn all_children(&self, directory: &EntryPath) -> Result<Vec<(EntryPath, Node)>, ContextError> {
@@ -83,13 +86,49 @@ impl ContextTree {
         if !node.kind.is_directory() || !self.ignore.may_keep_below(path) {
             return Ok(false);
         }
-        for (child, node) in self.all_children(path)? {
-            let (excluded, each) = self.ignore.excludes(&child, Some(each));
-            if self.shows(&child, &node, excluded, &each)? {
-                return Ok(true);
-            }
+        if let Some(known) = self.known(path) {
+            return Ok(known);
         }
+        self.search(path, each)
+    }
+
+    fn known(&self, directory: &EntryPath) -> Option<bool> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).get(directory).copied()
+    }
+
+    /// Looks below an excluded directory for something that was taken back, and remembers what that says of the
+    /// directories on the way. They wait on a list: a context may be deeper than a stack.
+    fn search(&self, top: &EntryPath, each: &Matched) -> Result<bool, ContextError> {
+        let mut searched = Vec::new();
+        let mut pending = vec![(top.clone(), each.clone())];
+        while let Some((directory, each)) = pending.pop() {
+            for (child, node) in self.all_children(&directory)? {
+                let (excluded, each) = self.ignore.excludes(&child, Some(&each));
+                let may_hold = node.kind.is_directory() && self.ignore.may_keep_below(&child);
+                match (excluded, may_hold.then(|| self.known(&child)).flatten()) {
+                    (false, _) | (true, Some(true)) => {
+                        self.remember_shown(top, &directory);
+                        return Ok(true);
+                    }
+                    (true, None) if may_hold => pending.push((child, each)),
+                    (true, _) => {}
+                }
+            }
+            searched.push(directory);
+        }
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.extend(searched.into_iter().map(|directory| (directory, false)));
         Ok(false)
+    }
+
+    /// All from `top` down to `bottom` show.
+    fn remember_shown(&self, top: &EntryPath, bottom: &EntryPath) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut at = Some(bottom.clone());
+        while let Some(here) = at.filter(|here| here.is_within(top)) {
+            at = here.parent();
+            shown.insert(here, true);
+        }
     }
 }
 

@@ -276,21 +276,19 @@ impl<'a> Target<'a> {
     /// What vanished below directories that are directories again (or still).
     fn whiteouts(&self) -> Vec<EntryPath> {
         let mut whiteouts = Vec::new();
-        self.removed.iter().for_each(|path| self.white_out(path, &mut whiteouts));
-        whiteouts
-    }
-
-    fn white_out(&self, path: &EntryPath, whiteouts: &mut Vec<EntryPath>) {
-        let was_directory = self.parent.lookup(path).is_some_and(|entry| entry.is_directory());
-        match self.look(path).map(|view| view.kind.is_directory()) {
-            None => whiteouts.push(path.clone()),
-            Some(true) if was_directory => {
-                for child in self.parent.children(path) {
-                    self.white_out(&child.row.path, whiteouts);
+        let mut pending: Vec<EntryPath> = self.removed.iter().cloned().collect();
+        while let Some(path) = pending.pop() {
+            let was_directory = self.parent.lookup(&path).is_some_and(|entry| entry.is_directory());
+            match self.look(&path).map(|view| view.kind.is_directory()) {
+                None => whiteouts.push(path),
+                Some(true) if was_directory => {
+                    let children = self.parent.children(&path);
+                    pending.extend(children.iter().map(|child| child.row.path.clone()));
                 }
+                Some(_) => {}
             }
-            Some(_) => {}
         }
+        whiteouts
     }
 
     /// The content of each emitted inode that has one.

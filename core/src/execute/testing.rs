@@ -68,3 +68,39 @@ impl SnapshotContents for PathContents {
         Ok(wanted.iter().map(|(_, row)| Content::Bytes(row.path.as_bytes().into())).collect())
     }
 }
+
+/// One member of a tar: name, type, mode, owner and mtime, and its text or link target.
+pub struct TarMember<'m>(
+    pub &'m str,
+    pub tar::EntryType,
+    pub u32,
+    pub (u64, u64),
+    pub u64,
+    pub &'m str,
+);
+
+/// A ustar archive with its end.
+pub fn tar_of(members: &[TarMember<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for TarMember(name, kind, mode, (uid, gid), mtime, text) in members {
+        let mut header = tar::Header::new_ustar();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(*kind);
+        header.set_mode(*mode);
+        header.set_uid(*uid);
+        header.set_gid(*gid);
+        header.set_mtime(*mtime);
+        let has_body = kind.is_file() || kind.is_pax_local_extensions();
+        let body = if has_body { text.as_bytes() } else { b"" };
+        header.set_size(body.len() as u64);
+        if !has_body {
+            header.as_old_mut().linkname[..text.len()].copy_from_slice(text.as_bytes());
+        }
+        header.set_cksum();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(body);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}

@@ -57,6 +57,8 @@ pub enum TreeSource {
 pub struct BuildGraph {
     pub stages: BTreeMap<usize, PlannedStage>,
     pub target: usize,
+    /// SOURCE_DATE_EPOCH, where a global ARG of the Dockerfile gives it.
+    pub source_date_epoch: Option<i64>,
 }
 
 #[derive(Clone, Debug)]

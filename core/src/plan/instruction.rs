@@ -65,8 +65,8 @@ impl StageWork<'_, '_> {
     /// CLI value, then the stage's default, then the global's value.
     fn arg(&mut self, instruction: &Instruction, pairs: &[ArgPair]) -> Result<(), Error> {
         let mut shown = Vec::new();
-        let mut declared = Vec::new();
         for pair in pairs {
+            // Each of several ARGs in a line sees those before it.
             let given = self.planner.request.build_args.get(&pair.key).cloned();
             let value = match (given, &pair.value) {
                 (Some(given), _) => Some(given),
@@ -77,9 +77,8 @@ impl StageWork<'_, '_> {
                 Some(value) => format!("{}={value}", pair.key),
                 None => pair.key.clone(),
             });
-            declared.push(ArgPair { key: pair.key.clone(), value });
+            self.declare(ArgPair { key: pair.key.clone(), value });
         }
-        declared.into_iter().for_each(|arg| self.declare(arg));
         self.metadata(instruction, format!("ARG {}", shown.join(" ")))
     }
 
@@ -170,8 +169,11 @@ impl StageWork<'_, '_> {
     }
 
     fn expose(&mut self, instruction: &Instruction, words: &[String]) -> Result<(), Error> {
+        // BuildKit sorts the words as written, and expands them then.
+        let mut words = words.to_vec();
+        words.sort();
         let mut expanded = Vec::new();
-        for word in words {
+        for word in &words {
             let words = self.state.environment.expand_words(word, self.escape());
             expanded.extend(words.map_err(|error| self.planner.wrong(instruction.span, error))?);
         }
@@ -181,7 +183,6 @@ impl StageWork<'_, '_> {
                 expose::parse(word).map_err(|error| self.planner.wrong(instruction.span, error))?;
             ports.extend(exposed.entries());
         }
-        ports.sort();
         let exposed = &mut self.state.config.config.exposed_ports;
         exposed.extend(ports.iter().map(|port| (port.clone(), Empty {})));
         self.metadata(instruction, format!("EXPOSE {}", go::plain_list(&ports)))
@@ -204,8 +205,8 @@ impl StageWork<'_, '_> {
         let path = join_directory(&self.state.config.config.working_dir, &path);
         self.state.config.config.working_dir.clone_from(&path);
         let created_by = format!("WORKDIR {path}");
-        let op = match path.trim_matches('/') {
-            "" => Op::Metadata,
+        let op = match path.as_str() {
+            "/" => Op::Metadata,
             _ => Op::Workdir(WorkdirOp { path, user: self.state.config.config.user.clone() }),
         };
         self.commit(instruction, op, created_by);
@@ -217,9 +218,7 @@ impl StageWork<'_, '_> {
         if run.security.as_deref() == Some("insecure") {
             let title = "RUN --security=insecure is not allowed";
             let hint = "remove --security=insecure: bareboat runs every step with Docker's default capabilities";
-            return Err(Error::new(crate::Class::Gate, title)
-                .hint(hint)
-                .at(self.planner.dockerfile, span));
+            return Err(self.planner.refuse(span, title).hint(hint));
         }
         let mounts =
             run.mounts.iter().map(|text| self.mount(text, span)).collect::<Result<Vec<_>, _>>()?;
@@ -383,9 +382,12 @@ fn is_remote(source: &str) -> bool {
     schemes.iter().any(|scheme| source.starts_with(scheme))
 }
 
-/// WORKDIR relative to the one before, cleaned; a trailing slash that an expansion left stays.
+/// WORKDIR: an absolute one as it is, a relative one below the one before, cleaned (BuildKit's NormalizeWorkdir).
 fn join_directory(before: &str, path: &str) -> String {
-    let whole = if path.starts_with('/') { path.to_owned() } else { format!("{before}/{path}") };
+    if path.starts_with('/') {
+        return path.to_owned();
+    }
+    let whole = format!("{before}/{path}");
     let mut parts: Vec<&str> = Vec::new();
     for part in whole.split('/') {
         match part {
@@ -409,6 +411,7 @@ mod unit_tests {
             ("", "x", "/x"),
             ("/a", "/", "/"),
             ("/a", "", "/a"),
+            ("/a", "/x//y/../z/", "/x//y/../z/"),
         ] {
             assert_eq!(join_directory(before, path), joined);
         }

@@ -42,5 +42,5 @@ pub fn plan(
     let mut planner = stages::Planner::new(dockerfile, request, platform, known)?;
     let target = planner.target()?;
     planner.stage(target)?;
-    Ok(planner.finish(target))
+    planner.finish(target)
 }

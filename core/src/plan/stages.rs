@@ -149,7 +149,10 @@ impl<'a> Planner<'a> {
         }
         let dockerfile = self.dockerfile;
         let stage = &dockerfile.stages[index];
-        let name = stage.from.name.clone().unwrap_or_else(|| format!("stage-{index}"));
+        let name = stage.from.name.clone().unwrap_or_else(|| match dockerfile.stages.len() {
+            1 => String::new(),
+            _ => format!("stage-{index}"),
+        });
         if !self.open.insert(index) {
             let title = format!("circular dependency detected on stage: {name}");
             return Err(self.refuse(stage.from.span, title));
@@ -164,8 +167,9 @@ impl<'a> Planner<'a> {
             work.instruction(instruction)?;
         }
         let (mut state, steps) = work.finish();
-        if index == self.target_index() {
+        if self.target().is_ok_and(|target| target == index) {
             state.config.config.labels.extend(self.request.labels.clone());
+            self.set_platform(&mut state.config, &base, &stage.from);
         }
         let config = state.config.clone();
         let base_span = stage.from.span;
@@ -175,8 +179,16 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn target_index(&self) -> usize {
-        self.target().unwrap_or_default()
+    /// With `--platform` the image is for that one, even where the base, a single image, says otherwise.
+    fn set_platform(&self, config: &mut ImageConfig, base: &Base, from: &From) {
+        if self.request.platforms.is_empty() || from.platform.is_some() {
+            return;
+        }
+        if let Base::Image(_) = base {
+            config.os.clone_from(&self.platform.os);
+            config.architecture.clone_from(&self.platform.architecture);
+            config.variant.clone_from(&self.platform.variant);
+        }
     }
 
     /// What FROM names: scratch, a named context, an earlier stage, else an image.
@@ -343,12 +355,25 @@ impl<'a> Planner<'a> {
         Ok((state, triggers, inherited_history))
     }
 
-    pub fn finish(self, target: usize) -> Plan {
+    /// The request's SOURCE_DATE_EPOCH, else that of a global ARG.
+    fn source_date_epoch(&self) -> Result<Option<i64>, Error> {
+        let name = "SOURCE_DATE_EPOCH";
+        let given = self.globals.get(name).filter(|value| !value.is_empty());
+        let (None, Some(value)) = (self.request.source_date_epoch, given) else {
+            return Ok(self.request.source_date_epoch);
+        };
+        value.parse().map(Some).map_err(|_| {
+            Error::new(Class::Input, format!("{name}={value} is not a number of seconds"))
+        })
+    }
+
+    pub fn finish(self, target: usize) -> Result<Plan, Error> {
         if !self.needed.is_empty() {
-            return Plan::Needs(self.needed.into_iter().collect());
+            return Ok(Plan::Needs(self.needed.into_iter().collect()));
         }
+        let source_date_epoch = self.source_date_epoch()?;
         let stages = self.stages.into_iter().map(|(index, planned)| (index, planned.stage));
-        Plan::Graph(BuildGraph { stages: stages.collect(), target })
+        Ok(Plan::Graph(BuildGraph { stages: stages.collect(), target, source_date_epoch }))
     }
 
     /// Parses a trigger of a base.

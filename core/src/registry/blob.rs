@@ -389,7 +389,8 @@ impl Body {
             url: answer.url,
             skip: 0,
             stall: limits.stall_timeout,
-            window_bytes_min: limits.bytes_per_second_min * limits.stall_timeout.as_secs(),
+            window_bytes_min: (limits.bytes_per_second_min as f64
+                * limits.stall_timeout.as_secs_f64()) as u64,
             waited: Duration::ZERO,
             window_bytes: 0,
         }

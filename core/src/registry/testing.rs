@@ -76,6 +76,10 @@ pub(crate) enum Fault {
     Cut(usize),
     /// Nothing more comes after so many bytes of the body.
     Stall(usize),
+    /// The body comes at 50 bytes a second.
+    Dribble,
+    /// No answer comes.
+    Silent,
 }
 
 #[derive(Clone, Debug)]
@@ -223,6 +227,10 @@ async fn write(stream: &mut TcpStream, request: &Request, reply: Reply) -> bool 
     if reply.fault == Fault::Close {
         return false;
     }
+    if reply.fault == Fault::Silent {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        return false;
+    }
     let length = reply.length.unwrap_or(reply.body.len() as u64);
     let mut head = format!("HTTP/1.1 {} X\r\nContent-Length: {length}\r\n", reply.status);
     for (name, value) in &reply.headers {
@@ -232,9 +240,18 @@ async fn write(stream: &mut TcpStream, request: &Request, reply: Reply) -> bool 
     let body = if request.method == "HEAD" { &[][..] } else { &reply.body };
     let part = match reply.fault {
         Fault::Cut(bytes) | Fault::Stall(bytes) => &body[..bytes.min(body.len())],
+        Fault::Dribble => &[],
         _ => body,
     };
     let sent = stream.write_all(head.as_bytes()).await.and(stream.write_all(part).await);
+    if reply.fault == Fault::Dribble {
+        for byte in body {
+            if stream.write_u8(*byte).await.is_err() {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
     if let Fault::Stall(_) = reply.fault {
         tokio::time::sleep(Duration::from_secs(30)).await;
     }

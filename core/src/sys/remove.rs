@@ -176,7 +176,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let top = open_directory_handle(scratch.path()).unwrap();
         let mut current = top;
-        for _ in 0..5000 {
+        for _ in 0..2500 {
             fs::mkdirat(&current, "d", Mode::RWXU).unwrap();
             current = open_subdirectory(&current, "d".as_ref()).unwrap();
         }

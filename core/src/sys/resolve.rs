@@ -21,6 +21,9 @@ use super::fs::reopen;
 /// Links that one resolution may follow, as the kernel's own limit.
 const LINKS_MAX: usize = 40;
 
+/// statfs(2)'s number of procfs.
+const PROC_MAGIC: i64 = 0x9fa0;
+
 /// How often a resolution that raced with a rename is tried again before the walk takes over.
 const RACE_RETRIES: usize = 16;
 
@@ -255,6 +258,9 @@ impl<'a> Walker<'a> {
             return Err(Errno::LOOP);
         }
         let target = fs::readlinkat(link, c"", Vec::new())?;
+        if is_magic(link, target.to_bytes())? {
+            return Err(Errno::LOOP);
+        }
         self.queue(OsStr::from_bytes(target.to_bytes()))
     }
 
@@ -266,6 +272,14 @@ impl<'a> Walker<'a> {
         }
         Err(Errno::NOTDIR)
     }
+}
+
+/// Whether a link of /proc leads to an open file, whatever its text says: `exe`, `cwd`, `fd/3`. The others there are
+/// relative. openat2 refuses them with the same error.
+fn is_magic(link: &OwnedFd, target: &[u8]) -> Result<bool> {
+    #[allow(clippy::unnecessary_cast)] // The field's type differs between architectures.
+    let in_proc = fs::fstatfs(link)?.f_type as i64 == PROC_MAGIC;
+    Ok(in_proc && (target.starts_with(b"/") || target.contains(&b':')))
 }
 
 fn open_path(directory: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
@@ -349,6 +363,20 @@ mod tests {
             );
             let walked = open_by_walk(root.as_fd(), path, flags, Mode::empty(), Escape::Refuse);
             assert_eq!(walked.unwrap_err(), Errno::XDEV, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn links_to_open_files_are_refused_both_ways() {
+        let root = open_directory_handle(Path::new("/")).unwrap();
+        for path in ["/proc/self/exe", "/proc/self/cwd/.", "/proc/self/root/etc", "/proc/self/fd/0"]
+        {
+            for result in read_both(&root, path) {
+                assert_eq!(result, Err(Errno::LOOP), "{path}");
+            }
+        }
+        for result in read_both(&root, "/proc/mounts") {
+            assert!(result.is_ok_and(|text| !text.is_empty()));
         }
     }
 

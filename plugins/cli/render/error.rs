@@ -33,6 +33,9 @@ fn render_core(error: &Error, style: Style) -> String {
     if let Some(output) = error.output() {
         text += &last_output(output, style);
     }
+    for note in error.notes() {
+        text += &labeled(&style.bold("also:"), "also: ".len(), note);
+    }
     let hint = match (error.hint_text(), error.class()) {
         (None, Class::Bug) => {
             Some("this is a bug in bareboat: please report it with the Dockerfile")

@@ -4,7 +4,10 @@ use std::{
 };
 
 use super::*;
-use crate::tree::{Kind, ResolveError};
+use crate::{
+    context::resolve,
+    tree::{Kind, LastLink, ResolveError},
+};
 
 struct Fixture(tempfile::TempDir);
 

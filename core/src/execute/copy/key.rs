@@ -31,6 +31,10 @@ impl SelectedFile<'_> {
     }
 }
 
+/// Digests files, given with their contents: one digest each, in their order.
+pub type DigestFiles<'f> =
+    dyn FnMut(&[SelectedFile<'_>], &[Content]) -> io::Result<Vec<Digest>> + 'f;
+
 /// Names a file of a selection: the source's number, and the entry's in it (`None`: the source itself).
 type FileNumber = (usize, Option<usize>);
 
@@ -57,12 +61,9 @@ impl Selected<'_> {
         Ok(super::fetch_contents(&self.trees, &wanted)?)
     }
 
-    /// Digests the files whose digest is not known yet, all at once by `digests` (which is given them with their contents
-    /// and returns one digest each), and keeps them: `copy` then has them in its changes.
-    pub fn digest_files(
-        &mut self,
-        digests: &mut dyn FnMut(&[SelectedFile<'_>], &[Content]) -> io::Result<Vec<Digest>>,
-    ) -> Result<(), CopyError> {
+    /// Digests the files whose digest is not known yet, all at once, and keeps the digests: `copy` and `add` then hold the
+    /// files to them.
+    pub fn digest_files(&mut self, digest: &mut DigestFiles<'_>) -> Result<(), CopyError> {
         let unknown =
             |number: &FileNumber| self.file(*number).is_some_and(|file| file.node.digest.is_none());
         let numbers: Vec<FileNumber> = self.file_numbers().filter(unknown).collect();
@@ -71,7 +72,7 @@ impl Selected<'_> {
             return Ok(());
         }
         let contents = self.contents(&files)?;
-        let found = digests(&files, &contents).map_err(CopyError::Digest)?;
+        let found = digest(&files, &contents).map_err(CopyError::Digest)?;
         for (number, digest) in numbers.iter().zip(found) {
             self.set_digest(*number, digest);
         }

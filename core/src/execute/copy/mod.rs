@@ -8,12 +8,12 @@ mod select;
 use std::io;
 
 use crate::{
-    context::{ContextError, GlobError, PatternError, SourceTree},
+    context::{ContextError, PatternError, SourceTree},
     tree::{Changeset, Content, EntryPath, ResolveError, Snapshot, Timestamp},
 };
 
 pub use chmod::{Chmod, ChmodError};
-pub use key::SelectedFile;
+pub use key::{DigestFiles, SelectedFile};
 pub(super) use place::Placement;
 pub use select::{Selected, SelectedEntry, SelectedSource, select};
 
@@ -66,8 +66,8 @@ pub enum CopyError {
     FileOverDirectory(EntryPath),
     #[error("cannot copy a directory over {0}, which is none")]
     DirectoryOverFile(EntryPath),
-    #[error("the source {pattern}")]
-    Wildcard { pattern: String, source: GlobError },
+    #[error("{0:?} is a malformed wildcard")]
+    Wildcard(String),
     #[error("--exclude: {0}")]
     Exclude(PatternError),
     #[error("--parents: {0}")]

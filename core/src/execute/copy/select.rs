@@ -155,38 +155,42 @@ impl Selector<'_> {
         };
         let front = EntryPath::clean(&components[..at].join(&b'/')).map_err(ResolveError::from)?;
         let rest = components[at..].join(&b'/');
-        let glob = Glob::parse(&rest).map_err(|error| CopyError::Wildcard {
-            pattern: String::from_utf8_lossy(pattern.as_bytes()).into_owned(),
-            source: error,
+        let glob = Glob::parse(&rest).map_err(|_| {
+            CopyError::Wildcard(String::from_utf8_lossy(pattern.as_bytes()).into_owned())
         })?;
         let front = resolve(self.tree, &front, LastLink::Follow)?;
         let node = self.tree.lookup(&front)?.ok_or_else(|| CopyError::NotFound(front.clone()))?;
-        let mut matches = Vec::new();
-        if node.kind.is_directory() {
-            // A class may match a slash; nothing else crosses one.
-            let depth = if glob.has_class() { usize::MAX } else { components.len() - at };
-            self.walk_matches(&front, &front, &glob, depth, &mut matches)?;
+        if !node.kind.is_directory() {
+            return Ok(Vec::new());
         }
-        Ok(matches)
+        // A class may match a slash; nothing else crosses one.
+        let depth_max = if glob.has_class() { usize::MAX } else { components.len() - at };
+        self.walk_matches(&front, &glob, depth_max)
     }
 
+    /// What matches below `front`, in order. What matches is not entered, nor is a link. Directories wait on a list of
+    /// their own: a context may be deeper than a stack.
     fn walk_matches(
         &self,
         front: &EntryPath,
-        directory: &EntryPath,
         glob: &Glob,
-        depth: usize,
-        matches: &mut Vec<EntryPath>,
-    ) -> Result<(), CopyError> {
-        for (path, node) in self.tree.children(directory)? {
+        depth_max: usize,
+    ) -> Result<Vec<EntryPath>, CopyError> {
+        let mut matches = Vec::new();
+        let mut open = vec![self.tree.children(front)?.into_iter()];
+        while let Some(children) = open.last_mut() {
+            let Some((path, node)) = children.next() else {
+                open.pop();
+                continue;
+            };
             let relative = path.strip_prefix(front).unwrap_or_default();
             if glob.matches(relative.as_bytes()) {
                 matches.push(path);
-            } else if node.kind.is_directory() && depth > 1 {
-                self.walk_matches(front, &path, glob, depth - 1, matches)?;
+            } else if node.kind.is_directory() && open.len() < depth_max {
+                open.push(self.tree.children(&path)?.into_iter());
             }
         }
-        Ok(())
+        Ok(matches)
     }
 
     /// One source, its links followed.
@@ -202,13 +206,7 @@ impl Selector<'_> {
             entries: Vec::new(),
         };
         if taken.node.kind.is_directory() {
-            let walk = Walk { selector: self, root: &taken.root };
-            walk.directory(
-                &EntryPath::root(),
-                &Both::default(),
-                &mut Vec::new(),
-                &mut taken.entries,
-            )?;
+            taken.entries = Walk::new(self, &taken.root).run()?;
         }
         Ok(taken)
     }
@@ -229,49 +227,85 @@ struct Both {
     exclude: Option<Matched>,
 }
 
+/// A directory that is being walked.
+struct Open {
+    children: std::vec::IntoIter<(EntryPath, Node)>,
+    matched: Both,
+    /// Whether it is among the leads, if nothing in it was taken yet.
+    leads: bool,
+}
+
+/// Collects what is taken below one directory.
 struct Walk<'a> {
     selector: &'a Selector<'a>,
     root: &'a EntryPath,
+    open: Vec<Open>,
+    /// Untaken directories that lead to where the walk is.
+    leads: Vec<SelectedEntry>,
+    entries: Vec<SelectedEntry>,
 }
 
-impl Walk<'_> {
-    /// Collects what is taken below a directory. `leads` are the untaken directories above.
-    fn directory(
-        &self,
-        below: &EntryPath,
-        parent: &Both,
-        leads: &mut Vec<SelectedEntry>,
-        entries: &mut Vec<SelectedEntry>,
-    ) -> Result<(), CopyError> {
-        let Rules { include, exclude } = &self.selector.rules;
-        for (path, node) in self.selector.tree.children(&self.root.join(below))? {
-            let below = below.child(path.file_name());
-            let (name, is_directory) = (below.as_bytes(), node.kind.is_directory());
-            let included =
-                include.as_ref().map(|patterns| patterns.matches(name, parent.include.as_ref()));
-            let (excluded, exclude_info) = exclude.matches(name, parent.exclude.as_ref());
-            let is_included = included.as_ref().is_none_or(|(matched, _)| *matched);
-            let matched =
-                Both { include: included.map(|(_, each)| each), exclude: Some(exclude_info) };
-            let taken = is_included && !excluded;
-            if taken {
-                let node = self.selector.with_capability(&path, node)?;
-                entries.append(leads);
-                entries.push(SelectedEntry { below: below.clone(), node, leading: false });
-            } else if !is_directory || !self.may_hold(&below, is_included, excluded) {
-                continue;
-            } else {
-                leads.push(SelectedEntry { below: below.clone(), node, leading: true });
-            }
-            if is_directory {
-                self.directory(&below, &matched, leads, entries)?;
-            }
-            // Still waiting: nothing below was taken.
-            if !taken && leads.last().is_some_and(|lead| lead.below == below) {
-                leads.pop();
+impl<'a> Walk<'a> {
+    fn new(selector: &'a Selector<'a>, root: &'a EntryPath) -> Self {
+        Walk { selector, root, open: Vec::new(), leads: Vec::new(), entries: Vec::new() }
+    }
+
+    fn run(mut self) -> Result<Vec<SelectedEntry>, CopyError> {
+        self.enter(self.root, Both::default(), false)?;
+        while let Some(directory) = self.open.last_mut() {
+            match directory.children.next() {
+                Some((path, node)) => self.child(path, node)?,
+                None => {
+                    // Still waiting: nothing below was taken.
+                    if self.open.pop().is_some_and(|done| done.leads) {
+                        self.leads.pop();
+                    }
+                }
             }
         }
+        Ok(self.entries)
+    }
+
+    fn enter(&mut self, path: &EntryPath, matched: Both, leads: bool) -> Result<(), CopyError> {
+        let children = self.selector.tree.children(path)?.into_iter();
+        self.open.push(Open { children, matched, leads });
         Ok(())
+    }
+
+    fn child(&mut self, path: EntryPath, node: Node) -> Result<(), CopyError> {
+        let below = path.strip_prefix(self.root).unwrap_or_default();
+        let is_directory = node.kind.is_directory();
+        let (is_included, excluded, matched) = self.matched(&below);
+        let taken = is_included && !excluded;
+        if taken {
+            let node = self.selector.with_capability(&path, node)?;
+            self.entries.append(&mut self.leads);
+            self.open.iter_mut().for_each(|directory| directory.leads = false);
+            self.entries.push(SelectedEntry { below, node, leading: false });
+        } else if is_directory && self.may_hold(&below, is_included, excluded) {
+            self.leads.push(SelectedEntry { below, node, leading: true });
+        } else {
+            return Ok(());
+        }
+        match is_directory {
+            true => self.enter(&path, matched, !taken),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a path is included, whether it is excluded, and what its own children need to know.
+    fn matched(&self, below: &EntryPath) -> (bool, bool, Both) {
+        let Rules { include, exclude } = &self.selector.rules;
+        let parent = self.open.last().map(|directory| &directory.matched);
+        let name = below.as_bytes();
+        let included = include.as_ref().map(|patterns| {
+            patterns.matches(name, parent.and_then(|parent| parent.include.as_ref()))
+        });
+        let (excluded, exclude_info) =
+            exclude.matches(name, parent.and_then(|parent| parent.exclude.as_ref()));
+        let is_included = included.as_ref().is_none_or(|(matched, _)| *matched);
+        let matched = Both { include: included.map(|(_, each)| each), exclude: Some(exclude_info) };
+        (is_included, excluded, matched)
     }
 
     /// Whether something below an untaken directory can be taken.

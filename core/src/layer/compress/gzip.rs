@@ -2,13 +2,11 @@
 
 use std::io;
 
-use flate2::{Compress, FlushCompress, Status};
 use libdeflater::{CompressionLvl, Compressor};
 
-use super::Packer;
+use super::{Packer, deflate};
 
-pub(super) const SINGLE_LIBRARY: &str = "zlib-rs-0.6.8";
-pub(super) const MEMBERS_LIBRARY: &str = "libdeflate-1.26.1";
+pub(super) const LIBRARY: &str = "libdeflate-1.26.1";
 
 /// No name, no time, no hint at the level, unknown operating system.
 pub(super) const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
@@ -25,82 +23,72 @@ pub(super) fn trailer(crc: u32, length: u64) -> [u8; 8] {
     trailer
 }
 
-/// Raw deflate blocks for one member: each but the last ends at a byte with a sync flush or a stored block.
-pub(super) struct Single {
-    compress: Option<Compress>,
-    probe: Probe,
-}
+/// A deflate stream a block, joined to one member: each but the last is opened at its end, or stored.
+pub(super) struct Single(Deflater);
 
 impl Single {
     pub(super) fn new(level: u8) -> io::Result<Self> {
-        let level = u32::from(level);
-        let compress = (level > 0).then(|| Compress::new(flate2::Compression::new(level), false));
-        Ok(Single { compress, probe: Probe::new()? })
+        Ok(Single(Deflater::new(level)?))
     }
 }
 
 impl Packer for Single {
     fn pack(&mut self, block: &[u8], last: bool, out: &mut Vec<u8>) -> io::Result<()> {
-        let worth = !self.probe.is_incompressible(block);
-        if let Some(compress) = self.compress.as_mut().filter(|_| worth)
-            && deflate(compress, block, last, out)?
-        {
-            return Ok(());
+        let is_smaller = self.0.deflate(block, out)
+            && (last || deflate::open_end(out).is_some())
+            && out.len() < stored_bytes(block.len());
+        if !is_smaller {
+            out.clear();
+            put_stored(block, last, out);
         }
-        out.clear();
-        put_stored(block, last, out);
         Ok(())
     }
 }
 
-/// In one call, so that the bytes do not depend on how the block came in. `false` where it does not become smaller.
-fn deflate(
-    compress: &mut Compress,
-    block: &[u8],
-    last: bool,
-    out: &mut Vec<u8>,
-) -> io::Result<bool> {
-    let room = stored_bytes(block.len());
-    out.resize(room, 0);
-    compress.reset();
-    let flush = if last { FlushCompress::Finish } else { FlushCompress::Sync };
-    let status = compress.compress(block, out, flush).map_err(io::Error::other)?;
-    let written = compress.total_out() as usize;
-    let complete = compress.total_in() == block.len() as u64 && written < room;
-    out.truncate(written);
-    Ok(complete && (!last || status == Status::StreamEnd))
-}
-
 /// Each block is a member of its own.
-pub(super) struct Members {
-    compressor: Option<Compressor>,
-    probe: Probe,
-}
+pub(super) struct Members(Deflater);
 
 impl Members {
     pub(super) fn new(level: u8) -> io::Result<Self> {
-        let compressor = if level == 0 { None } else { Some(compressor(level)?) };
-        Ok(Members { compressor, probe: Probe::new()? })
+        Ok(Members(Deflater::new(level)?))
     }
 }
 
 impl Packer for Members {
     fn pack(&mut self, block: &[u8], _last: bool, out: &mut Vec<u8>) -> io::Result<()> {
         out.extend_from_slice(&HEADER);
-        let worth = !self.probe.is_incompressible(block);
-        let room = stored_bytes(block.len());
-        let body = HEADER.len();
-        out.resize(body + room, 0);
-        let packed = self.compressor.as_mut().filter(|_| worth);
-        match packed.and_then(|c| c.deflate_compress(block, &mut out[body..]).ok()) {
-            Some(written) => out.truncate(body + written),
-            None => {
-                out.truncate(body);
-                put_stored(block, true, out);
-            }
+        if !self.0.deflate(block, out) {
+            put_stored(block, true, out);
         }
         out.extend_from_slice(&trailer(crc32fast::hash(block), block.len() as u64));
         Ok(())
+    }
+}
+
+/// Makes whole deflate streams.
+struct Deflater {
+    /// `None` at level 0.
+    compressor: Option<Compressor>,
+    probe: Probe,
+}
+
+impl Deflater {
+    fn new(level: u8) -> io::Result<Self> {
+        let compressor = if level == 0 { None } else { Some(compressor(level)?) };
+        Ok(Deflater { compressor, probe: Probe::new()? })
+    }
+
+    /// Appends one whole stream to `out`; `false`, and nothing appended, where stored blocks are as good.
+    fn deflate(&mut self, block: &[u8], out: &mut Vec<u8>) -> bool {
+        let Some(compressor) = &mut self.compressor else { return false };
+        if self.probe.is_incompressible(block) {
+            return false;
+        }
+        let start = out.len();
+        out.resize(start + stored_bytes(block.len()), 0);
+        let written = compressor.deflate_compress(block, &mut out[start..]).ok();
+        out.truncate(start + written.unwrap_or(0));
+        written.is_some()
     }
 }
 
@@ -168,14 +156,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_named_versions_are_those_that_are_built_in() {
+    fn the_named_version_is_the_one_that_is_built_in() {
         let lock = include_str!("../../../../Cargo.lock");
-        for named in [SINGLE_LIBRARY, MEMBERS_LIBRARY] {
-            let (name, version) = named.rsplit_once('-').unwrap();
-            let name = if name == "libdeflate" { "libdeflate-sys" } else { name };
-            let entry = format!("name = \"{name}\"\nversion = \"{version}\"");
-            assert!(lock.contains(&entry), "{entry}: name the new version");
-        }
+        let (_, version) = LIBRARY.rsplit_once('-').unwrap();
+        let entry = format!("name = \"libdeflate-sys\"\nversion = \"{version}\"");
+        assert!(lock.contains(&entry), "name the new version");
     }
 
     #[test]

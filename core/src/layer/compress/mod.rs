@@ -3,6 +3,7 @@
 //! The bytes that come out depend on nothing but the bytes that go in: blocks end at multiples of `BLOCK_BYTES`, whatever
 //! the number of workers and the size of the writes.
 
+mod deflate;
 mod gzip;
 mod pipeline;
 mod zstd;
@@ -23,11 +24,9 @@ const SCHEME: u32 = 1;
 /// Names what makes the compressed bytes, for cache records: equal names, equal bytes.
 pub fn compressor_name(compression: Compression) -> String {
     let (shape, library) = match compression {
-        Compression::Gzip { level, members: false } => {
-            (format!("gzip-{level}"), gzip::SINGLE_LIBRARY.to_owned())
-        }
-        Compression::Gzip { level, members: true } => {
-            (format!("gzip-members-{level}"), gzip::MEMBERS_LIBRARY.to_owned())
+        Compression::Gzip { level, members } => {
+            let shape = if members { "gzip-members" } else { "gzip" };
+            (format!("{shape}-{level}"), gzip::LIBRARY.to_owned())
         }
         Compression::Zstd { level } => (format!("zstd-{level}"), zstd::library()),
         Compression::Uncompressed => return "uncompressed".to_owned(),

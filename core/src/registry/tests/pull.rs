@@ -311,6 +311,20 @@ async fn mirrors_first_then_the_registry() {
 }
 
 #[tokio::test]
+async fn a_dribbling_body_is_given_up() {
+    let body = content(1000);
+    let served = body.clone();
+    let fake = Fake::start(move |request, _| ranged(request, &served).fault(Fault::Dribble)).await;
+    let mut options = options();
+    options.limits.tries = 2;
+    let client = Client::new(options, std::sync::Arc::new(crate::registry::Anonymous)).unwrap();
+    let start = Instant::now();
+    let error = collect(&client, &fake.repository("app"), &body).await.unwrap_err();
+    assert!(matches!(error, RegistryError::TimedOut { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test]
 async fn a_dribbling_head_is_given_up() {
     // The status line never ends.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -340,4 +354,19 @@ async fn a_dribbling_head_is_given_up() {
     assert!(client.manifest(&reference).await.is_err());
     assert!(start.elapsed() < Duration::from_secs(4));
     server.abort();
+}
+
+#[tokio::test]
+async fn futures_may_be_spawned() {
+    fn spawnable<T: Send + 'static>(value: T) -> T {
+        value
+    }
+    let fake = Fake::start(|_, _| served(&image())).await;
+    let client = fake.client();
+    let reference = reference::parse(&format!("{}/app", fake.registry())).unwrap();
+    let task = spawnable(async move {
+        client.resolve(&reference).await.unwrap();
+        client.manifest(&reference).await.unwrap().digest
+    });
+    assert_eq!(tokio::spawn(task).await.unwrap(), Digest::of(image().as_bytes()));
 }

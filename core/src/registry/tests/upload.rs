@@ -4,6 +4,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -11,9 +12,10 @@ use bytes::Bytes;
 use crate::{
     digest::Digest,
     registry::{
-        BlobSource, Progress, RefusalKind, RegistryError, UploadOutcome,
+        Anonymous, BlobSource, Client, Progress, RefusalKind, RegistryError, Repository,
+        UploadOutcome,
         manifest::OCI_MANIFEST,
-        testing::{Fake, Fault, Reply, Request, password},
+        testing::{Fake, Fault, Reply, Request, options, password},
     },
 };
 
@@ -118,8 +120,6 @@ async fn a_token_without_the_mount_source_does() {
 #[tokio::test]
 async fn a_failed_upload_starts_from_the_beginning() {
     // 500, cut, lost session, other digest; each time the whole blob again.
-    let fake = Fake::start(|request, _| good(request)).await;
-    drop(fake);
     let puts = Arc::new(AtomicU64::new(0));
     let counter = puts.clone();
     let fake = Fake::start(move |request, _| {
@@ -151,15 +151,59 @@ async fn a_put_whose_answer_was_lost_is_found_by_head() {
     assert_eq!(upload(&fake, "content", None).await.unwrap(), UploadOutcome::Existed);
 }
 
+fn hurried() -> Client {
+    let mut options = options();
+    options.limits.tries = 2;
+    Client::new(options, Arc::new(Anonymous)).unwrap()
+}
+
 #[tokio::test]
 async fn an_unanswered_put_is_given_up() {
     let fake = Fake::start(|request, _| match request.method.as_str() {
-        "PUT" => Reply::new(201).body("x").fault(Fault::Stall(0)),
+        "PUT" => Reply::new(201).fault(Fault::Silent),
         _ => good(request),
     })
     .await;
-    // The head of the answer is there, so this one is fine.
-    assert_eq!(upload(&fake, "content", None).await.unwrap(), UploadOutcome::Uploaded);
+    let (digest, repository) = (Digest::of(b"content"), fake.repository("app"));
+    let source = bytes("content");
+    let result = hurried().upload_blob(&repository, digest, 7, &source, None, &quiet()).await;
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("the answer to an upload"), "{error}");
+    assert_eq!(fake.lines().iter().filter(|line| line.starts_with("PUT")).count(), 2);
+}
+
+#[tokio::test]
+async fn a_registry_that_stops_reading_is_given_up() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let registry = listener.local_addr().unwrap().to_string();
+    let server = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                    let reply: &[u8] = match &buffer[..read.min(4)] {
+                        b"HEAD" => b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n",
+                        b"POST" => b"HTTP/1.1 202 X\r\nLocation: /u\r\nContent-Length: 0\r\n\r\n",
+                        b"PUT " => return tokio::time::sleep(Duration::from_secs(30)).await,
+                        _ => b"HTTP/1.0 400 X\r\n\r\n",
+                    };
+                    stream.write_all(reply).await.unwrap();
+                    if reply.starts_with(b"HTTP/1.0") {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let body = Bytes::from(vec![7; 32 << 20]);
+    let (digest, size) = (Digest::of(&body), body.len() as u64);
+    let repository = Repository { registry, name: "app".into() };
+    let source = BlobSource::Bytes(body);
+    let result = hurried().upload_blob(&repository, digest, size, &source, None, &quiet()).await;
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("taking the next bytes"), "{error}");
+    server.abort();
 }
 
 #[tokio::test]

@@ -161,7 +161,6 @@ fn how_steps_run(
     request: &mut BuildRequest,
 ) -> Result<(), Error> {
     request.network = raw.take_text("network")?;
-    request.proxy_args = surroundings::proxy_args(&request.build_args, environment);
     request.secrets = secret::secrets(&raw.take_texts("secret")?, environment)?;
     for host in raw.take_texts("add-host")? {
         request.add_hosts.push(values::add_host(&host)?);

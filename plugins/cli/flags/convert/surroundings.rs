@@ -18,9 +18,6 @@ pub struct Proxies {
     pub no_proxy: Option<String>,
 }
 
-/// The proxy variables that steps get, without their case (BuildKit's predefined ARGs).
-const PROXY_NAMES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
-
 /// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
 const EPOCH_SECONDS_MAX: i64 = 253_402_300_799;
 
@@ -68,26 +65,6 @@ pub fn proxies(environment: &Environment) -> Proxies {
     let all = either("ALL_PROXY");
     let of = |name: &str| either(name).or_else(|| all.clone()).map(Secret::new);
     Proxies { http: of("HTTP_PROXY"), https: of("HTTPS_PROXY"), no_proxy: either("NO_PROXY") }
-}
-
-/// The proxy variables of steps, each in both cases: from a build arg, else from the environment.
-pub fn proxy_args(
-    build_args: &BTreeMap<String, String>,
-    environment: &Environment,
-) -> BTreeMap<String, String> {
-    let mut args = BTreeMap::new();
-    for name in PROXY_NAMES {
-        let spellings = [(*name).to_owned(), name.to_lowercase()];
-        let argument = spellings.each_ref().map(|name| build_args.get(name).cloned());
-        let variable =
-            || spellings.each_ref().map(|name| environment.text(name).map(str::to_owned));
-        let values = if argument.iter().any(Option::is_some) { argument } else { variable() };
-        let Some(either) = values.iter().flatten().next_back().cloned() else { continue };
-        for (spelling, value) in spellings.into_iter().zip(values) {
-            args.insert(spelling, value.unwrap_or_else(|| either.clone()));
-        }
-    }
-    args
 }
 
 /// SOURCE_DATE_EPOCH: the build arg if given (empty: none), else the environment's, which becomes the build arg.
@@ -184,26 +161,6 @@ mod tests {
         assert_eq!(found.https.as_ref().unwrap().expose(), "http://all");
         assert_eq!(found.no_proxy.as_deref(), Some("a,b"));
         assert!(!format!("{found:?}").contains("lower"));
-    }
-
-    #[test]
-    fn steps_get_proxies_in_both_cases() {
-        let environment = with(&[
-            ("http_proxy", "l"),
-            ("NO_PROXY", "U"),
-            ("no_proxy", "l"),
-            ("HTTPS_PROXY", "e"),
-        ]);
-        let args = proxy_args(&map(&[("https_proxy", "a")]), &environment);
-        let expected = map(&[
-            ("HTTP_PROXY", "l"),
-            ("http_proxy", "l"),
-            ("NO_PROXY", "U"),
-            ("no_proxy", "l"),
-            ("HTTPS_PROXY", "a"),
-            ("https_proxy", "a"),
-        ]);
-        assert_eq!(args, expected);
     }
 
     #[test]

@@ -128,6 +128,8 @@ fn add(verdict: &mut Verdict, arguments: &[Argument], action: Action) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::{profile::Comparison, *};
 
     const ALLOW: u32 = 0x7fff_0000;
@@ -148,10 +150,11 @@ mod tests {
     }
 
     fn call(architecture: u32, number: u32, arguments: &[u64]) -> u32 {
-        let family =
-            if architecture & 0xff == 0x3e || architecture & 0xff == 3 { &AMD64 } else { &ARM64 };
-        let program = compile(family, KERNEL).unwrap();
-        bpf::interpret(&program, &data(architecture, number, arguments))
+        static PROGRAMS: LazyLock<[Vec<Instruction>; 2]> =
+            LazyLock::new(|| [&AMD64, &ARM64].map(|family| compile(family, KERNEL).unwrap()));
+        let intel = AMD64.members.iter().any(|member| member.audit_architecture == architecture);
+        let program = &PROGRAMS[usize::from(!intel)];
+        bpf::interpret(program, &data(architecture, number, arguments))
     }
 
     fn named(name: &str, arguments: &[u64]) -> u32 {

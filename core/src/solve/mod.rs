@@ -1,0 +1,258 @@
+//! The solver: runs the target's graph on demand. Keys first, for the whole graph; then only what no record answers.
+
+mod copy;
+mod keys;
+mod layers;
+mod mounts;
+mod run;
+mod stage;
+mod vertex;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use tokio::sync::Semaphore;
+
+use crate::{
+    build::Services,
+    context::Contexts,
+    digest::Digest,
+    dockerfile::ast::Dockerfile,
+    error::{Class, Error},
+    image::{Image, ImageConfig},
+    plan::{BuildGraph, ImageUse, Op},
+    registry::Client,
+    request::BuildRequest,
+    resolve::{LayerRef, ResolvedImage},
+    store::Store,
+    time::Clock,
+};
+
+pub use layers::{Layers, blocking};
+pub use vertex::Vertex;
+
+use keys::StageKeys;
+
+/// What a solver is made of.
+pub struct Parts {
+    pub graph: BuildGraph,
+    pub images: BTreeMap<ImageUse, ResolvedImage>,
+    pub dockerfile: Arc<Dockerfile>,
+    pub request: Arc<BuildRequest>,
+    pub contexts: Contexts,
+    pub store: Store,
+    pub client: Client,
+    pub services: Arc<Services>,
+    pub next_vertex: Arc<AtomicU32>,
+}
+
+/// What one step did, for metadata and summaries.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct StepReport {
+    pub stage: String,
+    pub instruction: String,
+    pub line: u32,
+    pub cached: bool,
+    pub seconds: f64,
+    pub layer_digest: Digest,
+    pub layer_bytes: u64,
+}
+
+/// What a stage gave: its layers and when each of its own was made.
+#[derive(Clone, Debug)]
+pub struct StageResult {
+    pub layers: Vec<LayerRef>,
+    /// RFC 3339, one for each layer-making step of this stage and its parent stages, in order.
+    pub created: Vec<String>,
+    /// The image's creation time below the first own step: the base's.
+    pub base_created: Option<String>,
+}
+
+/// A solved target.
+#[derive(Clone, Debug)]
+pub struct Solved {
+    pub image: Image,
+    pub layers: Vec<LayerRef>,
+}
+
+type StageFuture = Shared<BoxFuture<'static, Result<Arc<StageResult>, Error>>>;
+
+#[derive(Clone)]
+pub struct Solver(Arc<Inner>);
+
+pub struct Inner {
+    parts: Parts,
+    layers: Layers,
+    keys: BTreeMap<usize, StageKeys>,
+    stages: Mutex<HashMap<usize, StageFuture>>,
+    reports: Mutex<Vec<(usize, usize, StepReport)>>,
+    tokens: Semaphore,
+    sandbox: std::sync::OnceLock<&'static str>,
+    clock: Clock,
+    /// Cache mounts that this build has used.
+    used: Mutex<std::collections::BTreeSet<std::path::PathBuf>>,
+}
+
+impl std::ops::Deref for Solver {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Solver {
+    pub fn new(parts: Parts) -> Self {
+        let layers = Layers::new(
+            parts.store.clone(),
+            parts.client.clone(),
+            parts.services.reporter.clone(),
+            parts.next_vertex.clone(),
+        );
+        let tokens = Semaphore::new(parts.request.jobs.max(1));
+        let clock = Clock::new(parts.request.source_date_epoch);
+        let keys = keys::plan_keys(&parts);
+        Solver(Arc::new(Inner {
+            parts,
+            layers,
+            keys,
+            stages: Mutex::default(),
+            reports: Mutex::default(),
+            tokens,
+            sandbox: std::sync::OnceLock::new(),
+            clock,
+            used: Mutex::default(),
+        }))
+    }
+
+    /// Builds the target and its documents.
+    pub async fn solve(&self, target: usize) -> Result<Solved, Error> {
+        let result = self.stage(target).await?;
+        self.parts.contexts.save_hashes();
+        let config = self.config(target, &result)?;
+        let descriptors = result.layers.iter().map(|layer| layer.descriptor.clone()).collect();
+        let image =
+            Image::new(&config, descriptors, &self.parts.request.annotations).map_err(|error| {
+                Error::new(Class::Bug, format!("the image cannot be written: {error}"))
+            })?;
+        for bytes in [&image.config, &image.manifest] {
+            self.parts.store.put_blob(bytes).map_err(layers::host)?;
+        }
+        let (name, bytes) = (image.digest.hex(), image.manifest.clone());
+        self.parts.store.put_document("images", &name, &bytes).map_err(layers::host)?;
+        Ok(Solved { image, layers: result.layers.clone() })
+    }
+
+    /// The result of a stage, built once, however many ask for it.
+    pub fn stage(&self, index: usize) -> StageFuture {
+        let mut stages = self.stages.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let start = || {
+            let solver = self.clone();
+            let task = tokio::spawn(async move { solver.run_stage(index).await.map(Arc::new) });
+            let joined = async move {
+                task.await.unwrap_or_else(|error| {
+                    Err(Error::new(Class::Bug, format!("a stage died: {error}")))
+                })
+            };
+            joined.boxed().shared()
+        };
+        stages.entry(index).or_insert_with(start).clone()
+    }
+
+    /// The stage's configuration with times, history and diff IDs filled in.
+    fn config(&self, index: usize, result: &StageResult) -> Result<ImageConfig, Error> {
+        let stage = &self.parts.graph.stages[&index];
+        let mut config = stage.config.clone();
+        let mut times = result.created.iter();
+        let mut latest = result.base_created.clone();
+        for entry in config.history.iter_mut().skip(stage.inherited_history) {
+            if !entry.empty_layer {
+                latest = times.next().cloned().max(latest);
+            }
+            entry.created = self.clock.fixed().or(latest.clone());
+        }
+        config.created = self.clock.fixed().or(latest);
+        config.rootfs.diff_ids = result.layers.iter().map(|layer| layer.diff_id).collect();
+        Ok(config)
+    }
+
+    pub fn reports(&self) -> Vec<StepReport> {
+        let mut reports = self.reports.lock().unwrap_or_else(|p| p.into_inner()).clone();
+        reports.sort_by_key(|(stage, step, _)| (*stage, *step));
+        reports.into_iter().map(|(_, _, report)| report).collect()
+    }
+}
+
+impl Inner {
+    pub fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.parts.store
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.parts.client
+    }
+
+    pub fn request(&self) -> &BuildRequest {
+        &self.parts.request
+    }
+
+    pub fn services(&self) -> &Services {
+        &self.parts.services
+    }
+
+    /// Whether this build uses a cache mount's directory for the first time.
+    pub fn first_use(&self, place: &std::path::Path) -> bool {
+        let mut used = self.used.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        used.insert(place.to_owned())
+    }
+
+    pub fn sandbox(&self) -> Option<&'static str> {
+        self.sandbox.get().copied()
+    }
+
+    pub fn pulled_bytes(&self) -> u64 {
+        self.layers.pulled_bytes()
+    }
+
+    /// The path of a layer's blob, where the store has it.
+    pub fn blob_if_there(&self, layer: &LayerRef) -> Option<std::path::PathBuf> {
+        let descriptor = &layer.descriptor;
+        let there = self.parts.store.has_blob(&descriptor.digest, descriptor.size);
+        there.then(|| self.parts.store.blob_path(&descriptor.digest))
+    }
+
+    /// Begins a vertex of the log.
+    pub fn vertex(&self, kind: crate::event::VertexKind, name: String) -> Vertex {
+        self.vertex_at(kind, name, None)
+    }
+
+    pub fn vertex_at(
+        &self,
+        kind: crate::event::VertexKind,
+        name: String,
+        line: Option<u32>,
+    ) -> Vertex {
+        let id = self.parts.next_vertex.fetch_add(1, Ordering::Relaxed);
+        Vertex::start(self.parts.services.reporter.clone(), id, kind, name, line)
+    }
+}
+
+/// How many of a stage's steps make layers, for `[name 2/4]`; FROM is the first.
+pub fn vertex_total(steps: &[crate::plan::Step]) -> usize {
+    1 + steps.iter().filter(|step| step.op.makes_layer()).count()
+}
+
+/// Whether a step's operation needs the unpacked tree of its stage.
+pub fn needs_tree(op: &Op) -> bool {
+    matches!(op, Op::Run(_))
+}

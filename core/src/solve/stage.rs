@@ -1,0 +1,208 @@
+//! One stage: its base's layers, then its steps in order, each from its record or executed.
+
+use std::{sync::Arc, time::Instant};
+
+use futures_util::future::join_all;
+
+use crate::{
+    cache::{self, CacheKey, Record, RecordLayer},
+    error::Error,
+    event::VertexKind,
+    layer::{WriteOptions, WrittenLayer, write_layer},
+    plan::{Base, Op, PlannedStage, Step, TreeSource},
+    request::Compression,
+    resolve::LayerRef,
+    tree::Changeset,
+};
+
+use super::{
+    Solver, StageResult, StepReport, blocking,
+    keys::{StepKey, parent_key},
+    layers::host,
+    vertex_total,
+};
+
+/// What executing a step gave, before it is recorded.
+pub struct Executed {
+    pub layer: WrittenLayer,
+    /// The step's key, where it could only be known from the layer's content.
+    pub key: Option<CacheKey>,
+}
+
+impl Solver {
+    pub async fn run_stage(&self, index: usize) -> Result<StageResult, Error> {
+        let stage = self.parts.graph.stages[&index].clone();
+        let mut result = self.start_stage(&stage).await?;
+        let mut parent = self.keys[&index].base;
+        let total = vertex_total(&stage.steps);
+        // FROM of a directory is no vertex of its own.
+        let mut number = if matches!(stage.base, Base::Context(_)) { 0 } else { 1 };
+        let prefix = if stage.name.is_empty() { "" } else { " " };
+        self.start_sources(&stage);
+        for (at, step) in stage.steps.iter().enumerate() {
+            if !step.op.makes_layer() {
+                continue;
+            }
+            number += 1;
+            let name = format!("[{}{prefix}{number}/{total}] {}", stage.name, step.title);
+            let known = self.keys[&index].steps[at].clone();
+            let key = match known {
+                Some(key) if key.key.is_some() => key,
+                _ => self.step_key(step, parent)?,
+            };
+            let (layer, created, own) = self.step(&stage, at, name, &key, &result).await?;
+            parent = own.or(key.key);
+            result.layers.push(layer);
+            result.created.push(created);
+        }
+        Ok(result)
+    }
+
+    /// The layers that a stage starts from. A base stage is built, or found in the cache, here.
+    async fn start_stage(&self, stage: &PlannedStage) -> Result<StageResult, Error> {
+        let located = |error: Error| error.at(&self.parts.dockerfile, stage.base_span);
+        Ok(match &stage.base {
+            Base::Scratch => {
+                StageResult { layers: Vec::new(), created: Vec::new(), base_created: None }
+            }
+            Base::Image(image) => {
+                let image = &self.parts.images[image];
+                StageResult {
+                    layers: image.layers.clone(),
+                    created: Vec::new(),
+                    base_created: image.config.created.clone(),
+                }
+            }
+            Base::Stage(parent) => {
+                let parent = self.stage(*parent).await?;
+                StageResult::clone(&parent)
+            }
+            Base::Context(name) => {
+                let layer = self.context_layer(name).await.map_err(located)?;
+                StageResult { layers: vec![layer], created: Vec::new(), base_created: None }
+            }
+        })
+    }
+
+    /// Begins the stages that steps without a record will read, so that they run side by side with this one.
+    fn start_sources(&self, stage: &PlannedStage) {
+        let keys = &self.keys[&stage.index];
+        for (step, key) in stage.steps.iter().zip(&keys.steps) {
+            if key.as_ref().is_some_and(|key| key.record.is_some()) {
+                continue;
+            }
+            for source in step.op.sources() {
+                if let TreeSource::Stage(index) = source {
+                    drop(self.stage(*index));
+                }
+            }
+        }
+    }
+
+    /// One step: its record, or its execution. Gives the layer, its time, and its key if only now known.
+    async fn step(
+        &self,
+        stage: &PlannedStage,
+        at: usize,
+        name: String,
+        key: &StepKey,
+        below: &StageResult,
+    ) -> Result<(LayerRef, String, Option<CacheKey>), Error> {
+        let step = &stage.steps[at];
+        let line = Some(step.span.first_line);
+        if let Some(record) = &key.record {
+            let vertex = self.vertex_at(VertexKind::Step, name, line);
+            let descriptor = &record.layer.descriptor;
+            vertex.cached((descriptor.digest, descriptor.size));
+            self.note(stage, at, true, record.milliseconds, &record.layer);
+            return Ok((layer_of(record), record.created.clone(), None));
+        }
+        let vertex = self.vertex_at(VertexKind::Step, name, line);
+        let started = Instant::now();
+        let executed = match &step.op {
+            Op::Run(run) => self.execute_run(run, below, &vertex).await,
+            Op::Copy(copy) => self.execute_copy(copy, key, below).await,
+            Op::Workdir(workdir) => self.execute_workdir(workdir, below).await,
+            Op::Metadata => unreachable!("metadata makes no layer"),
+        };
+        let executed = executed.map_err(|error| error.at(&self.parts.dockerfile, step.span));
+        let executed = match executed {
+            Ok(executed) => executed,
+            Err(error) => return vertex.end(Err(error)),
+        };
+        let record = Record {
+            layer: RecordLayer {
+                descriptor: executed.layer.descriptor.clone(),
+                diff_id: executed.layer.diff_id,
+            },
+            created: self.clock.step(),
+            milliseconds: started.elapsed().as_millis() as u64,
+        };
+        self.layers.remember(executed.layer.diff_id, executed.layer.index)?;
+        let own = key.key.or(executed.key);
+        if let (Some(prefix), Some(own)) = (&key.prefix, &own) {
+            cache::store(&self.parts.store, prefix, own, &record).map_err(host)?;
+        }
+        self.note(stage, at, false, record.milliseconds, &record.layer);
+        vertex.done(Some((record.layer.descriptor.digest, record.layer.descriptor.size)));
+        Ok((layer_of(&record), record.created, own))
+    }
+
+    /// The key of a step whose parent's key is known only now.
+    fn step_key(&self, step: &Step, parent: Option<CacheKey>) -> Result<StepKey, Error> {
+        let keys = |index: usize| self.keys[&index].last();
+        parent_key(&self.parts, step, parent, &keys)
+            .map_err(|error| error.at(&self.parts.dockerfile, step.span))
+    }
+
+    fn note(&self, stage: &PlannedStage, at: usize, cached: bool, ms: u64, layer: &RecordLayer) {
+        let step = &stage.steps[at];
+        let report = StepReport {
+            stage: stage.name.clone(),
+            instruction: step.title.clone(),
+            line: step.span.first_line,
+            cached,
+            seconds: if cached { 0.0 } else { ms as f64 / 1000.0 },
+            layer_digest: layer.descriptor.digest,
+            layer_bytes: layer.descriptor.size,
+        };
+        let mut reports = self.reports.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        reports.push((stage.index, at, report));
+    }
+
+    pub fn write_options(&self) -> WriteOptions {
+        WriteOptions {
+            compression: self.parts.request.compression,
+            mtime_seconds_max: self.parts.request.source_date_epoch,
+            workers: self.parts.request.jobs.max(1),
+        }
+    }
+
+    /// Writes a changeset as a layer into the store, on threads of its own.
+    pub async fn write(&self, changeset: Arc<Changeset>) -> Result<WrittenLayer, Error> {
+        let (store, options) = (self.parts.store.clone(), self.write_options());
+        let written = blocking(move || {
+            let mut blob = store.unhashed_blob_writer().map_err(host)?;
+            let layer =
+                write_layer(&changeset, &options, &mut blob).map_err(super::copy::changed)?;
+            blob.commit_as(&layer.descriptor.digest).map_err(host)?;
+            Ok(layer)
+        });
+        written.await?
+    }
+
+    /// Waits for several stages; all of them, so that none is left half-done behind an error.
+    pub async fn stages(&self, indexes: &[usize]) -> Result<Vec<Arc<StageResult>>, Error> {
+        join_all(indexes.iter().map(|index| self.stage(*index))).await.into_iter().collect()
+    }
+}
+
+fn layer_of(record: &Record) -> LayerRef {
+    let RecordLayer { descriptor, diff_id } = record.layer.clone();
+    LayerRef { descriptor, diff_id, origin: None }
+}
+
+/// What names the compression in a key: layers of another one are other bytes.
+pub fn compression_name(compression: Compression) -> String {
+    crate::layer::compressor_name(compression)
+}

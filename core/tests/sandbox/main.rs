@@ -1,0 +1,96 @@
+//! Steps that really run, as root, on a root of Debian's static busybox. It has its own `main` because a helper is this
+//! program once more.
+
+mod bench;
+mod ending;
+mod mounts;
+mod process;
+mod refusals;
+mod surroundings;
+mod traces;
+
+use std::{path::Path, process::ExitCode};
+
+use bareboat_core::execute::sandbox::helper_main;
+
+use self::{ending::*, mounts::*, process::*, refusals::*, surroundings::*, traces::*};
+
+fn main() -> ExitCode {
+    helper_main();
+    // As a builder with secrets does.
+    bareboat_core::sys::process::set_nondumpable().unwrap();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, directory, mark] = arguments.as_slice()
+        && mode == "builder-to-kill"
+    {
+        return builder_to_kill(Path::new(directory), mark);
+    }
+    if arguments.first().is_some_and(|mode| mode == "behind-a-filter") {
+        refuse_newer_calls();
+        return run_cases(&arguments[1..]);
+    }
+    if arguments.iter().any(|argument| argument == "--list") {
+        CASES.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    run_cases(&arguments)
+}
+
+fn run_cases(arguments: &[String]) -> ExitCode {
+    let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let chosen = CASES.iter().filter(|(name, _)| {
+        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+    });
+    let mut failed = 0;
+    for (name, case) in chosen {
+        let result = std::panic::catch_unwind(case);
+        println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
+        failed += u32::from(result.is_err());
+    }
+    bench::remove_base();
+    println!("{failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        const CASES: &[(&str, fn())] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+cases![
+    exit_codes_and_signals,
+    output_of_both_streams_in_full,
+    the_environment_is_what_was_given,
+    the_process_is_as_docker_makes_it,
+    capabilities_and_seccomp,
+    a_user_has_no_capabilities_and_owns_its_streams,
+    proc_is_masked_and_sys_read_only,
+    devices,
+    host_name_and_network_files,
+    no_network_has_only_loopback,
+    nothing_is_left_of_mount_points,
+    a_bare_base_gets_its_three_directories,
+    from_scratch_runs_too,
+    the_upper_directory_is_exactly_the_change,
+    many_layers,
+    times_and_attributes_of_directories_survive,
+    hostile_links_stay_inside,
+    mounts_of_every_kind,
+    mounts_in_mounts,
+    mounts_that_are_refused,
+    a_bind_source_stays_in_its_root,
+    leftover_processes_die,
+    a_daemon_that_holds_the_output_does_not_hang,
+    cancel_kills_at_once,
+    a_dropped_future_kills_too,
+    a_killed_builder_leaves_nothing,
+    a_killed_helper_takes_the_step_along,
+    programs_that_can_not_be_executed,
+    magic_links_lead_nowhere,
+    limits,
+    many_steps_at_once,
+    the_state_on_an_overlay_is_refused,
+    the_probe_says_yes_here,
+    an_older_kernel_behind_dockers_filter_will_do,
+];
