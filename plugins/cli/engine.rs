@@ -10,6 +10,7 @@ use std::{
 use bareboat_core::{
     Class, Error,
     build::{self, Services as CoreServices},
+    check::{self, Checked},
     digest::Digest,
     event::Reporter,
     image::manifest::OCI_MANIFEST,
@@ -79,18 +80,26 @@ pub struct Usage {
 
 /// Builds.
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
+    let built = build::build(request, core_services(services)?).await?;
+    Ok(result(&built))
+}
+
+fn core_services(services: Services) -> Result<CoreServices, Error> {
     let Services { reporter, registry, cancel } = services;
-    let (options, keychain) = client(registry)?;
-    let services = CoreServices {
+    let (registry, keychain) = client(registry)?;
+    Ok(CoreServices {
         reporter,
-        registry: options,
+        registry,
         keychain,
         cancel,
         boot_id: boot_id()?,
         resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
-    };
-    let built = build::build(request, services).await?;
-    Ok(result(&built))
+    })
+}
+
+/// Checks a Dockerfile.
+pub async fn check(request: &BuildRequest, services: Services) -> Result<Checked, Error> {
+    check::check(request, &core_services(services)?).await
 }
 
 fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {
