@@ -92,13 +92,34 @@ fn a_failing_step_shows_its_line_command_status_and_output() {
 
 #[test]
 fn a_step_ended_by_a_signal_names_it() {
-    let outcome =
-        Build::new("FROM {busybox}\nRUN kill -SEGV $$\n").run().failure(1, &["Dockerfile:2"]);
+    // As PID 1 the step ignores signals that it sends itself; a real fault ends it.
+    let outcome = Build::new("FROM scratch\nCOPY --chmod=755 fault /fault\nRUN [\"/fault\"]\n")
+        .file("fault", illegal_instruction())
+        .run()
+        .failure(1, &["Dockerfile:3"]);
     assert!(
-        outcome.stderr.contains("SIGSEGV") || outcome.stderr.contains("signal 11"),
+        outcome.stderr.contains("SIGILL") && outcome.stderr.contains("signal 4"),
         "{}",
         outcome.stderr
     );
+}
+
+/// A static x86_64 program whose one instruction is `ud2`.
+fn illegal_instruction() -> Vec<u8> {
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let half = |elf: &mut Vec<u8>, value: u16| elf.extend(value.to_le_bytes());
+    let word = |elf: &mut Vec<u8>, value: u32| elf.extend(value.to_le_bytes());
+    let long = |elf: &mut Vec<u8>, value: u64| elf.extend(value.to_le_bytes());
+    let (address, header, segment) = (0x40_0000u64, 64u16, 56u16);
+    [2, 62].iter().for_each(|value| half(&mut elf, *value));
+    word(&mut elf, 1);
+    [address + 120, header.into(), 0].iter().for_each(|value| long(&mut elf, *value));
+    word(&mut elf, 0);
+    [header, segment, 1, 64, 0, 0].iter().for_each(|value| half(&mut elf, *value));
+    [1, 5].iter().for_each(|value| word(&mut elf, *value));
+    [0, address, address, 122, 122, 4096].iter().for_each(|value| long(&mut elf, *value));
+    elf.extend([0x0f, 0x0b]);
+    elf
 }
 
 #[test]
