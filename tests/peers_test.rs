@@ -1,6 +1,10 @@
 //! The helpers of the tests, tried on the real peers alone: what judges bareboat must be right itself.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+};
 
 use crate::support::{
     Canary, FakeRegistry, ImageForge, Kind, Layout, Member, Peers, TarForge, Tree, http, oci, peers,
@@ -100,6 +104,16 @@ fn a_fake_registry_serves_and_remembers() {
     assert_eq!(pulled.digest, image.digest);
     assert_eq!(registry.blob_requests(), 2);
     assert!(registry.requests().iter().any(|request| request.ends_with("/manifests/latest")));
+}
+
+#[test]
+fn a_fake_registry_tells_a_tls_client_that_it_is_plain() {
+    let registry = FakeRegistry::of("x", ImageForge::scratch().layer(&TarForge::of([])).forge());
+    let mut stream = TcpStream::connect(&registry.address).unwrap();
+    stream.write_all(&[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 400"), "{answer:?}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::{
     registry::{Client, ClientOptions, Keychain},
     request::BuildRequest,
     resolve::{ResolvedImage, Resolver},
-    solve::{Solver, StepReport},
+    solve::{Solver, StepReport, Uploads},
     store::Store,
 };
 
@@ -54,15 +54,6 @@ pub struct BuildResult {
 /// # Errors
 /// The first failure, with its class. On an error no output is touched.
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
-    let mut cancel = services.cancel.clone();
-    let build = run(request, services);
-    tokio::select! {
-        result = build => result,
-        class = canceled(&mut cancel) => Err(Error::new(class, "the build was stopped by a signal")),
-    }
-}
-
-async fn run(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
     let request = Arc::new(request);
     let names = output::names(&request)?;
     let store =
@@ -75,12 +66,17 @@ async fn run(request: BuildRequest, services: Services) -> Result<BuildResult, E
     let dockerfile = Arc::new(load(&contexts, &*services.reporter)?);
     let platform = request.platforms.first().cloned().unwrap_or_else(Platform::host);
     let resolver = Resolver { client: &client, store: &store };
-    let (graph, images) = plan_and_resolve(&dockerfile, &request, &platform, &resolver).await?;
+    let cancel = &services.cancel;
+    let planned = plan_and_resolve(&dockerfile, &request, &platform, &resolver);
+    let (graph, images) = until_canceled(cancel, planned).await?;
     let target = graph.target;
     let request = Arc::new(BuildRequest {
         source_date_epoch: graph.source_date_epoch,
         ..BuildRequest::clone(&request)
     });
+    let next_vertex = Arc::new(AtomicU32::new(1));
+    let pushes = output::pushes(&request, &names)?;
+    let uploads = Uploads::new(&client, &pushes, &graph, &services.reporter, &next_vertex)?;
     let services = Arc::new(services);
     let solver = Solver::new(crate::solve::Parts {
         graph,
@@ -91,10 +87,16 @@ async fn run(request: BuildRequest, services: Services) -> Result<BuildResult, E
         store: store.clone(),
         client: client.clone(),
         services: services.clone(),
-        next_vertex: Arc::new(AtomicU32::new(1)),
+        next_vertex,
+        uploads,
     });
-    let solved = solver.solve(target).await?;
-    let written = output::write(&request, &names, &solver, &solved).await?;
+    let solved = until_canceled(&services.cancel, solver.solve(target)).await;
+    if solved.is_err() {
+        solver.stop().await;
+    }
+    let solved = solved?;
+    let writing = output::write(&request, &names, &solver, &solved);
+    let written = until_canceled(&services.cancel, writing).await?;
     services
         .reporter
         .report(Event::Result { digest: solved.image.digest, bytes: solved.image.total_bytes() });
@@ -108,11 +110,23 @@ async fn run(request: BuildRequest, services: Services) -> Result<BuildResult, E
     })
 }
 
-async fn canceled(cancel: &mut watch::Receiver<Option<Class>>) -> Class {
-    match cancel.wait_for(Option::is_some).await {
-        Ok(class) => class.unwrap_or(Class::Interrupted),
-        // Nobody can cancel any more.
-        Err(_) => std::future::pending().await,
+/// The work's result, or the error of a build that a signal stopped; the work is dropped then.
+async fn until_canceled<T>(
+    cancel: &watch::Receiver<Option<Class>>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let mut cancel = cancel.clone();
+    let canceled = async move {
+        match cancel.wait_for(Option::is_some).await {
+            Ok(class) => class.unwrap_or(Class::Interrupted),
+            // Nobody can cancel any more.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        class = canceled => Err(Error::new(class, "the build was stopped by a signal")),
+        result = work => result,
     }
 }
 

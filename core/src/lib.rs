@@ -12,6 +12,7 @@ pub mod dockerfile;
 pub mod error;
 pub mod event;
 pub mod execute;
+pub mod fetch;
 pub mod image;
 pub mod layer;
 pub mod output;

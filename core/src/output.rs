@@ -1,6 +1,6 @@
 //! Outputs: OCI layouts and registries.
 
-use std::{collections::BTreeSet, io::Write, path::Path, sync::Arc};
+use std::{collections::BTreeSet, io::Write, path::Path};
 
 use futures_util::future::try_join_all;
 use oci_distribution::Reference;
@@ -47,26 +47,36 @@ fn parse_name(name: &str) -> Result<Reference, Error> {
     }
 }
 
-/// Writes the image to every output.
+/// The names of each output that pushes.
+pub fn pushes(request: &BuildRequest, names: &[Reference]) -> Result<Vec<Vec<Reference>>, Error> {
+    let own = request.outputs.iter().filter_map(|output| match output {
+        Output::Registry { names } => Some(names),
+        _ => None,
+    });
+    let group = |own: &Vec<String>| match own.is_empty() {
+        true => Ok(names.to_vec()),
+        false => own.iter().map(|name| parse_name(name)).collect(),
+    };
+    own.map(group).collect()
+}
+
+/// Writes the image to every output: files first, because a push is seen by others.
 pub async fn write(
     request: &BuildRequest,
     names: &[Reference],
     solver: &Solver,
     solved: &Solved,
 ) -> Result<Written, Error> {
-    let mut written = Written::default();
+    let mut pushes = false;
     for output in &request.outputs {
         match output {
             Output::OciDirectory(path) => export(solver, solved, names, path, false).await?,
             Output::OciTar(path) => export(solver, solved, names, path, true).await?,
-            Output::Registry { names: own } => {
-                let own = own.iter().map(|n| parse_name(n)).collect::<Result<Vec<_>, _>>()?;
-                let names = if own.is_empty() { names } else { &own };
-                written.pushed_bytes += push_to(solver, solved, names).await?;
-            }
+            Output::Registry { .. } => pushes = true,
         }
     }
-    Ok(written)
+    let pushed_bytes = if pushes { push(solver, solved).await? } else { 0 };
+    Ok(Written { pushed_bytes })
 }
 
 async fn export(
@@ -121,18 +131,12 @@ fn set_file_mode(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
 }
 
-async fn push_to(solver: &Solver, solved: &Solved, names: &[Reference]) -> Result<u64, Error> {
+async fn push(solver: &Solver, solved: &Solved) -> Result<u64, Error> {
     let image = &solved.image;
     let mut layers = Vec::new();
     for (layer, descriptor) in solved.layers.iter().zip(&image.layers) {
         layers.push(push_layer(solver, layer, descriptor).await?);
     }
-    let shown: Vec<String> = names.iter().map(ToString::to_string).collect();
-    let vertex = solver.vertex(VertexKind::Push, format!("pushing {}", shown.join(", ")));
-    let told = vertex.progress();
-    let progress: push::PushProgress = Arc::new(move |repository, digest, done, total| {
-        told(&format!("{} to {repository}", digest.short()), done, total);
-    });
     let push = push::PushImage {
         manifest: image.manifest.clone().into(),
         manifest_media_type: OCI_MANIFEST.into(),
@@ -140,8 +144,8 @@ async fn push_to(solver: &Solver, solved: &Solved, names: &[Reference]) -> Resul
         config: (image.config_digest, image.config.clone().into()),
         layers,
     };
-    let pushed = push::push(solver.client(), &push, names, progress).await;
-    vertex.end(pushed.map_err(push::PushError::into_error)).map(|report| report.uploaded_bytes)
+    let reports = solver.uploads().finish(&push).await?;
+    Ok(reports.iter().map(|report| report.uploaded_bytes).sum())
 }
 
 /// Where the push finds a layer: in the store, else in the registry that it came from.

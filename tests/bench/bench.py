@@ -12,7 +12,7 @@ processes do not count. The floors are what curl and a shell need for the same b
 import argparse, json, os, re, shutil, statistics, subprocess, sys, threading, time
 
 COPY_BYTES = 20_000_000
-AIMS = {"a": "at least 3", "b": "at least 2", "a2": "", "b2": "at most 0.15 s"}
+AIMS = {"a": "at least 3", "b": "at least 2", "a2": "at most 0.15 s", "b2": "at most 0.15 s"}
 TITLES = {"a": "COPY of 20 MB, empty state", "b": "RUN of 20,000 files, empty state", "a2": "the same COPY build again", "b2": "the same RUN build again"}
 MEMORY_AIM_MB = 150
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -172,7 +172,7 @@ def floors(options):
         (f"download of the base's layer ({megabytes:.0f} MB)", median(options, lambda: curl("-o", base, f"{url}/base/debian/blobs/{layer['digest']}"))),
         (f"upload of {COPY_BYTES / 1e6:.0f} MB", median(options, lambda: upload(url, data))),
         (f"upload of the base's layer ({megabytes:.0f} MB)", median(options, lambda: upload(url, base))),
-        ("inflating the base's layer (gzip -t)", median(options, lambda: run(["gzip", "-t", "-S", "", base]))),
+        ("inflating the base's layer (gzip -dc)", median(options, lambda: run(["sh", "-c", f"gzip -dc < {base} > /dev/null"]))),
         ("writing 20,000 files by the same shell loop", median(options, lambda: write_files(options))),
     ]
 

@@ -223,17 +223,20 @@ fn hard_links_to_what_is_not_there_are_decided_once() {
     );
 }
 
-/// T6
+/// T6: readers that unpack each layer alone refuse it; nobody may make anything else of it
 #[test]
-fn a_hard_link_to_a_lower_layers_file_has_its_content() {
+fn a_hard_link_to_a_lower_layers_file_is_that_file_or_refused() {
     let lower = TarForge::of([Member::file("lower", "from below\n")]);
     let upper = TarForge::of([Member::hard_link("upper", "lower")]);
     let image = ImageForge::busybox().layer(&lower).layer(&upper).forge();
-    let outcome = on_image(&image, "FROM base AS run\nRUN cat /upper > /seen\nFROM scratch\nCOPY --from=run /seen /\nCOPY --from=base /upper /index\n").run().success();
-    assert_eq!(
-        (outcome.text_of("seen"), outcome.text_of("index")),
-        ("from below\n".into(), "from below\n".into())
-    );
+    let run = on_image(&image, "FROM base\nRUN cat /upper > /seen\n").run();
+    let copy = on_image(&image, "FROM scratch\nCOPY --from=base /upper /seen\n").run();
+    assert_eq!(run.code(), copy.code(), "{}\n{}", run.stderr, copy.stderr);
+    assert!(matches!(run.code(), Some(0 | 4)), "{}", run.stderr);
+    if run.code() == Some(0) {
+        assert_eq!(copy.text_of("seen"), "from below\n");
+        assert_eq!(run.text_of("seen"), "from below\n");
+    }
 }
 
 /// T8

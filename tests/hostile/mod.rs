@@ -106,37 +106,23 @@ fn assert_refused_both_ways(what: &str, tar: &[u8]) {
 /// Refused or not, but the same each time, bounded, and with the canary as it was.
 #[track_caller]
 fn assert_deterministic(what: &str, tar: &[u8], canary: &Canary) {
-    let layer = || {
-        let build = on_image(
-            &layer_image(tar),
-            "FROM base\nRUN ls -lanR / | head -n 200000 | wc -l > /seen\nCOPY --from=base / /all\n",
-        );
-        outcome_of(what, build.env("SOURCE_DATE_EPOCH", "1600000000"))
-    };
+    let dockerfile =
+        "FROM base\nRUN find / -xdev | sort | sha256sum > /seen\nCOPY --from=base / /all\n";
+    let layer = || outcome_of(what, on_image(&layer_image(tar), dockerfile));
     assert_eq!(layer(), layer(), "{what} as a layer");
-    let archive = || {
-        outcome_of(
-            what,
-            adding(&with_first_member(tar), "RUN true\n").env("SOURCE_DATE_EPOCH", "1600000000"),
-        )
-    };
+    let archive = || outcome_of(what, adding(&with_first_member(tar), "RUN true\n"));
     assert_eq!(archive(), archive(), "{what} as an archive");
     canary.assert_untouched();
 }
 
-/// The exit code, and the tree if there is one.
+/// The exit code, and the layers if there are any. The tree is not read: a base that is passed on may hold what our reader refuses.
 #[track_caller]
 fn outcome_of(what: &str, build: Build) -> (Option<i32>, Vec<String>) {
+    let build = build.env("SOURCE_DATE_EPOCH", "1600000000");
     let outcome = build.run();
-    assert!(
-        matches!(outcome.code(), Some(0 | 1 | 3 | 4)),
-        "{what}: {:?} {}",
-        outcome.code(),
-        outcome.stderr
-    );
+    let code = outcome.code();
+    assert!(matches!(code, Some(0 | 1 | 3 | 4)), "{what}: {code:?} {}", outcome.stderr);
     assert_bounded(&outcome);
     store::assert_clean(build.state_directory());
-    let tree =
-        if outcome.code() == Some(0) { outcome.tree().describe() } else { Default::default() };
-    (outcome.code(), tree.into_iter().map(|(path, line)| format!("{path}: {line}")).collect())
+    (code, if code == Some(0) { outcome.layout().diff_ids() } else { Vec::new() })
 }

@@ -33,18 +33,29 @@ install_packages() {
     ((${#missing[@]} == 0)) || die "still missing after apt-get install: ${missing[*]}"
 }
 
+# A package that starts a service would take the registry's usual port: forbid it while packages are installed.
+service_policy=
+
+forbid_services() {
+    [[ ! -e /usr/sbin/policy-rc.d ]] || return 0
+    service_policy=/usr/sbin/policy-rc.d
+    printf '#!/bin/sh\nexit 101\n' >"$service_policy"
+    chmod 755 "$service_policy"
+}
+
+allow_services() {
+    [[ -z $service_policy ]] || rm -f "$service_policy"
+    service_policy=
+}
+
 apt_install() {
     local command="apt-get update && apt-get install -y --no-install-recommends $*"
     command -v apt-get >/dev/null || die "these packages are missing, and there is no apt-get to install them (Debian's names): $*"
     local -a apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600)
-    # A package that starts a service would take the registry's usual port: forbid it for this installation.
-    local policy=/usr/sbin/policy-rc.d made=0
-    if [[ ! -e $policy ]]; then
-        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && made=1
-    fi
+    forbid_services
     local status=0
     { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "$@"; } >"$work/apt.log" 2>&1 || status=$?
-    if ((made)); then rm -f "$policy"; fi
+    allow_services
     ((status == 0)) && return
     tail -n 30 "$work/apt.log" >&2
     die "apt-get could not install what is missing; by hand: $command"

@@ -99,6 +99,12 @@ impl FakeRegistry {
 
 fn answer_all(stream: TcpStream, shared: &Shared) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
+    if speaks_tls(&mut reader) {
+        let _ = (&stream)
+            .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nclient speaks TLS to an HTTP server\n");
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+        return;
+    }
     while let Some((method, path)) = read_request(&mut reader) {
         let seen = {
             let mut log = shared.log.lock().unwrap();
@@ -113,6 +119,11 @@ fn answer_all(stream: TcpStream, shared: &Shared) {
             return;
         }
     }
+}
+
+/// A client that tries TLS first gets the answer of a real plain server. Its greeting may hold no newline to wait for.
+fn speaks_tls(reader: &mut impl BufRead) -> bool {
+    reader.fill_buf().is_ok_and(|bytes| bytes.first() == Some(&0x16))
 }
 
 fn read_request(reader: &mut impl BufRead) -> Option<(String, String)> {

@@ -431,7 +431,8 @@ fn input(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 /// Errors of the builder that travelled through a source tree come out as they went in.
 fn copy_failed(error: CopyError) -> Error {
     match error {
-        CopyError::Source(ContextError::Contents(error)) => contents_failed(error),
+        CopyError::Source(ContextError::Contents(error))
+        | CopyError::Owner { source: UserError::Contents(_, error), .. } => contents_failed(error),
         other => input(other),
     }
 }
@@ -444,7 +445,10 @@ fn add_failed(error: AddError) -> Error {
 }
 
 fn workdir_failed(error: WorkdirError) -> Error {
-    input(error)
+    match error {
+        WorkdirError::User { source: UserError::Contents(_, error), .. } => contents_failed(error),
+        other => input(other),
+    }
 }
 
 fn user_failed(error: UserError) -> Error {

@@ -6,6 +6,7 @@ mod layers;
 mod mounts;
 mod run;
 mod stage;
+mod uploads;
 mod vertex;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, FutureExt, Shared};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::AbortHandle};
 
 use crate::{
     build::Services,
@@ -26,7 +27,7 @@ use crate::{
     dockerfile::ast::Dockerfile,
     error::{Class, Error},
     image::{Image, ImageConfig},
-    plan::{BuildGraph, ImageUse, Op},
+    plan::{BuildGraph, ImageUse},
     registry::Client,
     request::BuildRequest,
     resolve::{LayerRef, ResolvedImage},
@@ -35,9 +36,13 @@ use crate::{
 };
 
 pub use layers::{Layers, blocking};
+pub use uploads::Uploads;
 pub use vertex::Vertex;
 
 use keys::StageKeys;
+
+/// How long stopped stages are waited for: killing a step takes milliseconds.
+const STOP_SECONDS_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What a solver is made of.
 pub struct Parts {
@@ -50,6 +55,7 @@ pub struct Parts {
     pub client: Client,
     pub services: Arc<Services>,
     pub next_vertex: Arc<AtomicU32>,
+    pub uploads: Uploads,
 }
 
 /// What one step did, for metadata and summaries.
@@ -95,6 +101,7 @@ pub struct Inner {
     tokens: Semaphore,
     sandbox: std::sync::OnceLock<&'static str>,
     clock: Clock,
+    tasks: Mutex<Vec<AbortHandle>>,
     /// Cache mounts that this build has used.
     used: Mutex<std::collections::BTreeSet<std::path::PathBuf>>,
 }
@@ -127,6 +134,7 @@ impl Solver {
             tokens,
             sandbox: std::sync::OnceLock::new(),
             clock,
+            tasks: Mutex::default(),
             used: Mutex::default(),
         }))
     }
@@ -155,14 +163,27 @@ impl Solver {
         let start = || {
             let solver = self.clone();
             let task = tokio::spawn(async move { solver.run_stage(index).await.map(Arc::new) });
-            let joined = async move {
-                task.await.unwrap_or_else(|error| {
-                    Err(Error::new(Class::Bug, format!("a stage died: {error}")))
-                })
-            };
+            let mut tasks = self.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            tasks.push(task.abort_handle());
+            let joined = async move { task.await.unwrap_or_else(|error| Err(ended(error))) };
             joined.boxed().shared()
         };
         stages.entry(index).or_insert_with(start).clone()
+    }
+
+    /// Ends all stages that are still at work: their steps are killed, what they wrote is dropped.
+    pub async fn stop(&self) {
+        let tasks = std::mem::take(
+            &mut *self.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner()),
+        );
+        tasks.iter().for_each(AbortHandle::abort);
+        let stages = std::mem::take(
+            &mut *self.stages.lock().unwrap_or_else(|poisoned| poisoned.into_inner()),
+        );
+        let all = futures_util::future::join_all(stages.into_values());
+        if tokio::time::timeout(STOP_SECONDS_MAX, all).await.is_err() {
+            tracing::warn!("a stage did not stop in time");
+        }
     }
 
     /// The stage's configuration with times, history and diff IDs filled in.
@@ -196,6 +217,10 @@ impl Inner {
 
     pub fn store(&self) -> &Store {
         &self.parts.store
+    }
+
+    pub fn uploads(&self) -> &Uploads {
+        &self.parts.uploads
     }
 
     pub fn client(&self) -> &Client {
@@ -247,12 +272,14 @@ impl Inner {
     }
 }
 
+fn ended(error: tokio::task::JoinError) -> Error {
+    match error.is_cancelled() {
+        true => Error::new(Class::Interrupted, "stopped"),
+        false => Error::new(Class::Bug, format!("a stage died: {error}")),
+    }
+}
+
 /// How many of a stage's steps make layers, for `[name 2/4]`; FROM is the first.
 pub fn vertex_total(steps: &[crate::plan::Step]) -> usize {
     1 + steps.iter().filter(|step| step.op.makes_layer()).count()
-}
-
-/// Whether a step's operation needs the unpacked tree of its stage.
-pub fn needs_tree(op: &Op) -> bool {
-    matches!(op, Op::Run(_))
 }

@@ -145,7 +145,9 @@ impl Solver {
         }
         self.note(stage, at, false, record.milliseconds, &record.layer);
         vertex.done(Some((record.layer.descriptor.digest, record.layer.descriptor.size)));
-        Ok((layer_of(&record), record.created, own))
+        let layer = layer_of(&record);
+        self.parts.uploads.start(stage.index, &layer, &self.parts.store);
+        Ok((layer, record.created, own))
     }
 
     /// The key of a step whose parent's key is known only now.

@@ -1,6 +1,9 @@
 //! One vertex of the log: begun, perhaps with output and progress, ended once.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use crate::{
     digest::Digest,
@@ -8,11 +11,14 @@ use crate::{
     event::{Event, OutputStream, Reporter, VertexId, VertexKind, VertexResult},
 };
 
-/// A vertex that was begun. Dropped without an end it was canceled.
-pub struct Vertex {
+/// A vertex that was begun. When the last clone is dropped without an end, it was canceled.
+#[derive(Clone)]
+pub struct Vertex(Arc<Inner>);
+
+struct Inner {
     reporter: Arc<dyn Reporter>,
     id: VertexId,
-    ended: bool,
+    ended: AtomicBool,
 }
 
 impl Vertex {
@@ -25,49 +31,47 @@ impl Vertex {
     ) -> Self {
         let id = VertexId(id);
         reporter.report(Event::VertexStarted { id, kind, name, line });
-        Vertex { reporter, id, ended: false }
+        Vertex(Arc::new(Inner { reporter, id, ended: AtomicBool::new(false) }))
     }
 
     pub fn output(&self, stream: OutputStream, bytes: &[u8]) {
-        self.reporter.report(Event::VertexOutput { id: self.id, stream, bytes: bytes.into() });
+        let (id, bytes) = (self.0.id, bytes.into());
+        self.0.reporter.report(Event::VertexOutput { id, stream, bytes });
     }
 
-    /// Takes what is done and what there is to do, in bytes.
-    pub fn progress(&self) -> Arc<dyn Fn(&str, u64, u64) + Send + Sync> {
-        let (reporter, id) = (self.reporter.clone(), self.id);
-        Arc::new(move |what, done, total| {
-            let what = what.to_owned();
-            reporter.report(Event::VertexProgress { id, what, done, total });
-        })
+    /// Tells what is done and what there is to do, in bytes.
+    pub fn report_progress(&self, what: String, done: u64, total: u64) {
+        self.0.reporter.report(Event::VertexProgress { id: self.0.id, what, done, total });
     }
 
-    pub fn cached(mut self, layer: (Digest, u64)) {
-        self.finish(VertexResult::Cached { layer: Some(layer) });
+    pub fn cached(&self, layer: (Digest, u64)) {
+        self.0.finish(VertexResult::Cached { layer: Some(layer) });
     }
 
-    pub fn done(mut self, layer: Option<(Digest, u64)>) {
-        self.finish(VertexResult::Done { layer });
+    pub fn done(&self, layer: Option<(Digest, u64)>) {
+        self.0.finish(VertexResult::Done { layer });
     }
 
     /// Ends the vertex as its work did.
-    pub fn end<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
-        self.finish(match &result {
+    pub fn end<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        self.0.finish(match &result {
             Ok(_) => VertexResult::Done { layer: None },
             Err(error) => VertexResult::Failed { message: error.title().to_owned() },
         });
         result
     }
+}
 
-    fn finish(&mut self, result: VertexResult) {
-        self.ended = true;
-        self.reporter.report(Event::VertexFinished { id: self.id, result });
+impl Inner {
+    fn finish(&self, result: VertexResult) {
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            self.reporter.report(Event::VertexFinished { id: self.id, result });
+        }
     }
 }
 
-impl Drop for Vertex {
+impl Drop for Inner {
     fn drop(&mut self) {
-        if !self.ended {
-            self.finish(VertexResult::Canceled);
-        }
+        self.finish(VertexResult::Canceled);
     }
 }

@@ -1,0 +1,117 @@
+//! Uploads that start while the build still runs: each finished layer of the image goes out at once.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use oci_distribution::Reference;
+
+use crate::{
+    error::Error,
+    event::{Reporter, VertexKind},
+    plan::{Base, BuildGraph},
+    push::{LayerSource, PushError, PushImage, PushLayer, PushProgress, PushReport, Uploader},
+    registry::Client,
+    resolve::LayerRef,
+    store::Store,
+};
+
+use super::vertex::Vertex;
+
+/// The destinations of a build's pushes, one group for each output.
+pub struct Uploads {
+    groups: Mutex<Vec<Group>>,
+    /// The stages whose layers are the image's.
+    lineage: BTreeSet<usize>,
+}
+
+struct Group {
+    uploader: Uploader,
+    names: String,
+    vertex: Arc<OnceLock<Vertex>>,
+    start: Arc<dyn Fn() -> Vertex + Send + Sync>,
+}
+
+impl Uploads {
+    /// Nothing is sent before the first layer.
+    pub fn new(
+        client: &Client,
+        groups: &[Vec<Reference>],
+        graph: &BuildGraph,
+        reporter: &Arc<dyn Reporter>,
+        next_vertex: &Arc<std::sync::atomic::AtomicU32>,
+    ) -> Result<Self, Error> {
+        let groups = groups.iter().map(|names| group(client, names, reporter, next_vertex));
+        let groups = groups.collect::<Result<_, _>>().map_err(PushError::into_error)?;
+        Ok(Uploads { groups: Mutex::new(groups), lineage: lineage(graph) })
+    }
+
+    /// Sends a layer that a stage just made, if it is one of the image's.
+    pub fn start(&self, stage: usize, layer: &LayerRef, store: &Store) {
+        if !self.lineage.contains(&stage) {
+            return;
+        }
+        let layer = PushLayer {
+            digest: layer.descriptor.digest,
+            size: layer.descriptor.size,
+            source: LayerSource::File(store.blob_path(&layer.descriptor.digest)),
+            known_in: None,
+        };
+        let groups = self.groups.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        groups.iter().for_each(|group| group.uploader.start(&layer));
+    }
+
+    /// Sends what is missing, and the manifest. The groups in their order.
+    pub async fn finish(&self, image: &PushImage) -> Result<Vec<PushReport>, Error> {
+        let groups = std::mem::take(
+            &mut *self.groups.lock().unwrap_or_else(|poisoned| poisoned.into_inner()),
+        );
+        let mut reports = Vec::new();
+        for group in groups {
+            tracing::debug!(names = group.names, "pushing");
+            let vertex = group.vertex.get_or_init(|| (group.start)()).clone();
+            let pushed = group.uploader.finish(image).await.map_err(PushError::into_error);
+            reports.push(vertex.end(pushed)?);
+        }
+        Ok(reports)
+    }
+}
+
+fn group(
+    client: &Client,
+    names: &[Reference],
+    reporter: &Arc<dyn Reporter>,
+    next_vertex: &Arc<std::sync::atomic::AtomicU32>,
+) -> Result<Group, PushError> {
+    let shown: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let shown = shown.join(", ");
+    let vertex: Arc<OnceLock<Vertex>> = Arc::default();
+    let (reporter, next, title) = (reporter.clone(), next_vertex.clone(), shown.clone());
+    let start: Arc<dyn Fn() -> Vertex + Send + Sync> = Arc::new(move || {
+        let id = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("pushing {title}");
+        Vertex::start(reporter.clone(), id, VertexKind::Push, name, None)
+    });
+    let (told, begin) = (vertex.clone(), start.clone());
+    let progress: PushProgress = Arc::new(move |repository, digest, done, total| {
+        let vertex = told.get_or_init(|| begin());
+        vertex.report_progress(format!("{} to {repository}", digest.short()), done, total);
+    });
+    let uploader = Uploader::new(client, names, progress)?;
+    Ok(Group { uploader, names: shown, vertex, start })
+}
+
+/// The target and the stages that it starts from.
+fn lineage(graph: &BuildGraph) -> BTreeSet<usize> {
+    let mut lineage = BTreeSet::new();
+    let mut next = Some(graph.target);
+    while let Some(index) = next {
+        lineage.insert(index);
+        next = match graph.stages.get(&index).map(|stage| &stage.base) {
+            Some(Base::Stage(parent)) => Some(*parent),
+            _ => None,
+        };
+    }
+    lineage
+}
