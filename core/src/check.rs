@@ -8,6 +8,7 @@ use crate::{
     build::Services,
     context::Contexts,
     dockerfile::{
+        Parsed,
         ast::Dockerfile,
         lint::{self, Known, Report},
         parse,
@@ -18,12 +19,14 @@ use crate::{
     plan::ImageUse,
     registry::Client,
     request::BuildRequest,
-    resolve::Resolver,
+    resolve::{ResolvedImage, Resolver},
     store::Store,
 };
 
 /// How long registries are asked for the images' configurations; what is not known by then counts as unknown.
-const RESOLVE_SECONDS_MAX: u64 = 20;
+const RESOLVE_SECONDS_MAX: u64 = 15;
+/// Tries of one request then: fewer than a build's, because a check goes on without the answer.
+const TRIES: u32 = 2;
 
 /// A Dockerfile that was checked.
 #[derive(Debug)]
@@ -45,7 +48,9 @@ pub struct Checked {
 pub async fn check(request: &BuildRequest, services: &Services) -> Result<Checked, Error> {
     let store = Store::open(&request.state_directory, services.boot_id.clone())
         .map_err(|error| Error::from_cause(Class::Host, error))?;
-    let client = Client::new(services.registry.clone(), services.keychain.clone())
+    let mut options = services.registry.clone();
+    options.limits.tries = options.limits.tries.min(TRIES);
+    let client = Client::new(options, services.keychain.clone())
         .map_err(|error| error.into_error(Class::Usage))?;
     let contexts = Contexts::open(request, &store)?;
     let (name, source) = contexts.dockerfile();
@@ -56,9 +61,7 @@ pub async fn check(request: &BuildRequest, services: &Services) -> Result<Checke
         }
         Err(_) => BTreeMap::new(),
     };
-    let context = contexts.get(None).ok();
-    let ignored =
-        |path: &str| context.as_ref().is_some_and(|context| context.tree.ignore().leaves_out(path));
+    let ignored = ignored(&contexts);
     let known = Known {
         images: &images,
         platform: None,
@@ -68,6 +71,45 @@ pub async fn check(request: &BuildRequest, services: &Services) -> Result<Checke
     let (dockerfile, report) = lint::check_source(name, source, request, &known);
     let gate = dockerfile.and_then(|dockerfile| report.gate(&dockerfile));
     Ok(Checked { name: name.to_owned(), source: source.to_vec(), report, gate })
+}
+
+/// The checks of a build, once its images are resolved: each finding is told as a warning. What the target does not need
+/// is checked as text only, as by BuildKit.
+///
+/// # Errors
+/// Class `Gate` where there are findings and `error=true` is asked for.
+pub fn check_build(
+    parsed: &Parsed,
+    request: &BuildRequest,
+    images: &BTreeMap<ImageUse, ResolvedImage>,
+    contexts: &Contexts,
+    reporter: &dyn Reporter,
+) -> Result<(), Error> {
+    let configs =
+        images.iter().map(|(image, resolved)| (image.clone(), resolved.config.clone())).collect();
+    let ignored = ignored(contexts);
+    let known = Known {
+        images: &configs,
+        platform: request.platforms.first(),
+        ignored: Some(&ignored),
+        all_stages: false,
+    };
+    let report = lint::check(parsed, request, &known);
+    let dockerfile = &parsed.dockerfile;
+    for finding in &report.findings {
+        reporter.report(Event::Warning(Warning {
+            message: format!("{}: {}", finding.rule.name, finding.detail),
+            location: Some((dockerfile.name.clone(), finding.span.first_line)),
+            hint: finding.rule.url(),
+        }));
+    }
+    report.gate(dockerfile).map_or(Ok(()), Err)
+}
+
+/// Whether the context's ignore file leaves out a source.
+fn ignored(contexts: &Contexts) -> impl Fn(&str) -> bool + use<> {
+    let context = contexts.get(None).ok();
+    move |path| context.as_ref().is_some_and(|context| context.tree.ignore().leaves_out(path))
 }
 
 /// The configurations of the images that the Dockerfile names, as far as they can be had.
@@ -93,4 +135,53 @@ async fn configurations(
         None
     });
     join_all(resolving).await.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::Mutex};
+
+    use crate::request::ContextSource;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<Warning>>);
+
+    impl Reporter for Told {
+        fn report(&self, event: Event) {
+            if let Event::Warning(warning) = event {
+                self.0.lock().unwrap().push(warning);
+            }
+        }
+    }
+
+    #[test]
+    fn a_build_tells_of_findings_and_ends_where_asked_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let context = folder.path().join("context");
+        fs::create_dir(&context).unwrap();
+        fs::write(context.join(".dockerignore"), "a\n").unwrap();
+        fs::write(context.join("Dockerfile"), "").unwrap();
+        let request = BuildRequest {
+            context: Some(ContextSource::Directory(context)),
+            ..BuildRequest::default()
+        };
+        let store = Store::open(&folder.path().join("state"), "boot".into()).unwrap();
+        let contexts = Contexts::open(&request, &store).unwrap();
+        let images = BTreeMap::new();
+        let text = "FROM scratch\nENV a b\nFROM scratch\nCOPY a /\nENV x=${y:-z}\n";
+        let parsed = parse("Dockerfile", text.as_bytes()).unwrap();
+        let told = Told::default();
+        check_build(&parsed, &request, &images, &contexts, &told).unwrap();
+        let told = told.0.into_inner().unwrap();
+        let told: Vec<_> =
+            told.iter().map(|w| (w.message.split(':').next(), &w.location)).collect();
+        let at = |line| Some(("Dockerfile".to_owned(), line));
+        assert_eq!(told, [(Some("CopyIgnoredFile"), &at(4)), (Some("UndefinedVar"), &at(5))]);
+        let parsed = parse("Dockerfile", format!("# check=error=true\n{text}").as_bytes()).unwrap();
+        let error =
+            check_build(&parsed, &request, &images, &contexts, &Told::default()).unwrap_err();
+        assert_eq!(error.class(), Class::Gate);
+    }
 }

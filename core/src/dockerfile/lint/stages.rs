@@ -95,7 +95,9 @@ pub(super) fn images(
             found.map(|(_, origin)| (origin, instruction.span))
         });
         for (origin, span) in std::iter::once(base).chain(others) {
-            if let Origin::Image(image) | Origin::NamedImage(image) = origin {
+            if let Origin::Image(image) | Origin::NamedImage(image) = origin
+                && is_reference(&image)
+            {
                 images.entry(image).or_insert(span);
             }
         }
@@ -314,6 +316,14 @@ impl<'a> Stages<'a> {
 
     pub(super) fn refuse(&self, span: Span, title: String) -> Error {
         Error::new(Class::Input, title).at(self.dockerfile, span)
+    }
+}
+
+/// Whether a registry can be asked at all.
+fn is_reference(image: &ImageUse) -> bool {
+    match &image.source {
+        ImageSource::Registry(name) => reference::parse(name).is_ok(),
+        _ => true,
     }
 }
 
