@@ -315,6 +315,8 @@ async fn a_moved_repository_is_found_but_gets_no_credential_elsewhere() {
     .await;
     let url = old.url("/old.git#v1").replace("http://", "http://user:password@");
     assert_eq!(readme(&url).await, "1");
+    let known = secrets(&[("GIT_AUTH_TOKEN", "token")]);
+    checkout_with(&git(), &old.url("/old.git"), &*known).await.unwrap();
     assert!(old.requests().iter().all(|request| !request.header("authorization").is_empty()));
     assert!(new.requests().iter().all(|request| request.header("authorization").is_empty()));
 
