@@ -269,10 +269,21 @@ fn a_changeset_is_written_as_its_layer_is_read() {
 #[test]
 fn a_content_that_is_another_by_now_is_an_error() {
     let scratch = tempfile::tempdir().unwrap();
-    let digest = Some(Digest::of(b"before"));
-    let changeset = Changeset::new(vec![Change { digest, ..change("f a behind") }]);
-    let error = apply_changeset(open(scratch.path()), &changeset, None).unwrap_err();
-    assert!(error.to_string().contains("/a: changed during the build"), "{error}");
+    let (known, size) = (Some(Digest::of(b"before")), |size| Kind::File { size });
+    for (at, change) in [
+        Change { digest: known, ..change("f a behind") },
+        Change { kind: size(5), ..change("f a before") },
+        Change { kind: size(7), ..change("f a before") },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let directory = make(scratch.path(), &at.to_string());
+        let error = apply_changeset(open(&directory), &Changeset::new(vec![change]), None);
+        assert!(error.unwrap_err().to_string().starts_with("/a: "));
+    }
+    let changeset = Changeset::new(vec![Change { digest: known, ..change("f a before") }]);
+    apply_changeset(open(&make(scratch.path(), "right")), &changeset, None).unwrap();
 }
 
 #[test]
