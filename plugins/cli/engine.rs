@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use bareboat_core::{
@@ -86,13 +87,16 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
 
 fn core_services(services: Services) -> Result<CoreServices, Error> {
     let Services { reporter, registry, cancel } = services;
+    // Names that PATH itself could not hold were never on it.
+    let program_path = std::env::join_paths(&registry.helper_path).unwrap_or_default();
     let (registry, keychain) = client(registry)?;
     Ok(CoreServices {
         reporter,
         registry,
         keychain,
         cancel,
-        boot_id: boot_id()?,
+        program_path,
+        boot_id: boot_id(),
         resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
     })
 }
@@ -120,12 +124,16 @@ fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Erro
     Ok((options, Arc::new(keychain)))
 }
 
-/// Names this boot: trees unpacked before the last crash or power cut are not trusted.
-fn boot_id() -> Result<String, Error> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let id = fs::read_to_string(path)
-        .map_err(|error| Error::from_cause(Class::Host, error).context(path))?;
-    Ok(id.trim().to_owned())
+/// Names this boot: trees unpacked before the last crash or power cut are not trusted. Without /proc every build counts
+/// as a boot of its own.
+fn boot_id() -> String {
+    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(id) => id.trim().to_owned(),
+        Err(_) => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            format!("process {} at {}", std::process::id(), now.as_nanos())
+        }
+    }
 }
 
 fn result(built: &build::BuildResult) -> BuildResult {
