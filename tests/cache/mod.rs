@@ -90,13 +90,23 @@ fn a_changed_argument_executes_what_can_see_it() {
         .file("two", "two\n")
         .state(build.state_directory());
     let second = second.build_arg("SECOND=2").run().success();
-    assert_eq!(executed(&second), [6, 8], "a COPY does not see arguments");
+    assert_eq!(executed(&second), [6, 7, 8]);
     assert_eq!(second.text_of("second"), "one\n2\n");
     let third = Build::new(DOCKERFILE)
         .file("one", "one\n")
         .file("two", "two\n")
         .state(build.state_directory());
-    assert_eq!(executed(&third.build_arg("FIRST=2").run().success()), [3, 6, 8]);
+    assert_eq!(executed(&third.build_arg("FIRST=2").run().success()), [3, 4, 6, 7, 8]);
+}
+
+#[test]
+fn an_argument_that_nothing_can_see_executes_nothing() {
+    let dockerfile =
+        "FROM {busybox}\nRUN echo before > /before\nARG UNSEEN=1\nCOPY one /one\nWORKDIR /w\n";
+    let build = Build::new(dockerfile).file("one", "one\n");
+    build.run().success();
+    let second = Build::new(dockerfile).file("one", "one\n").state(build.state_directory());
+    assert_eq!(executed(&second.build_arg("UNSEEN=2").run().success()), [0u64; 0]);
 }
 
 #[test]

@@ -98,12 +98,20 @@ fn hard_links_join_across_directories() {
     let outcome = assert_equals_buildah(Build::new(
         "FROM {busybox}
 RUN mkdir /p /q && echo linked > /p/one && ln /p/one /q/two && ln /q/two /three && ln -s one /p/soft && ln /p/soft /q/soft
-RUN mkdir /r && ln /bin/busybox /r/busybox
 RUN rm /p/one && mv /q/two /q/moved
 ",
     ));
     let tree = outcome.tree();
     assert_eq!(tree.get("q/moved").sha256, tree.get("three").sha256);
+}
+
+/// buildah joins a new name to the base's file; for us a new name of an unchanged inherited file is a file of its own.
+#[test]
+fn a_new_name_of_a_bases_file_is_a_file() {
+    let outcome = Build::new("FROM {busybox}\nRUN mkdir /r && ln /bin/busybox /r/busybox\n").run();
+    let tree = outcome.success().tree();
+    assert_eq!(tree.get("r/busybox").sha256, tree.get("bin/busybox").sha256);
+    assert_eq!(tree.get("r/busybox").mode, 0o755);
 }
 
 #[test]
