@@ -8,11 +8,13 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
+    check::check_build,
     context::Contexts,
     digest::Digest,
-    dockerfile::{self, ParseErrors, ast::Dockerfile},
+    dockerfile::{self, ParseErrors, Parsed, WarningKind, ast::Dockerfile},
     error::{Class, Error},
     event::{Event, Reporter, Warning},
+    fetch::{FetchError, Git, GitOptions, HttpClient},
     image::{Image, ImageConfig, platform::Platform},
     output,
     plan::{self, BuildGraph, ImageUse, Plan},
@@ -32,6 +34,8 @@ pub struct Services {
     pub cancel: watch::Receiver<Option<Class>>,
     /// Names this boot of the kernel: unpacked trees of another boot are not trusted.
     pub boot_id: String,
+    /// PATH: where git is looked for.
+    pub program_path: std::ffi::OsString,
     /// What steps see as /etc/resolv.conf.
     pub resolv_conf: Vec<u8>,
 }
@@ -63,12 +67,14 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
     let client = Client::new(services.registry.clone(), services.keychain.clone())
         .map_err(|error| error.into_error(Class::Usage))?;
     let contexts = Contexts::open(&request, &store)?;
-    let dockerfile = Arc::new(load(&contexts, &*services.reporter)?);
+    let parsed = load(&contexts, &*services.reporter)?;
+    let dockerfile = Arc::new(parsed.dockerfile.clone());
     let platform = request.platforms.first().cloned().unwrap_or_else(Platform::host);
     let resolver = Resolver { client: &client, store: &store };
     let cancel = &services.cancel;
     let planned = plan_and_resolve(&dockerfile, &request, &platform, &resolver);
     let (graph, images) = until_canceled(cancel, planned).await?;
+    check_build(&parsed, &request, &images, &contexts, &*services.reporter)?;
     let target = graph.target;
     let request = Arc::new(BuildRequest {
         source_date_epoch: graph.source_date_epoch,
@@ -77,6 +83,9 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
     let next_vertex = Arc::new(AtomicU32::new(1));
     let pushes = output::pushes(&request, &names)?;
     let uploads = Uploads::new(&client, &pushes, &graph, &services.reporter, &next_vertex)?;
+    let http = HttpClient::new(&services.registry).map_err(FetchError::into_error)?;
+    let options = GitOptions { path: services.program_path.clone(), ..GitOptions::default() };
+    let git = Git::new(options, http.clone());
     let services = Arc::new(services);
     let solver = Solver::new(crate::solve::Parts {
         graph,
@@ -86,6 +95,8 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
         contexts,
         store: store.clone(),
         client: client.clone(),
+        http,
+        git,
         services: services.clone(),
         next_vertex,
         uploads,
@@ -130,18 +141,20 @@ async fn until_canceled<T>(
     }
 }
 
-fn load(contexts: &Contexts, reporter: &dyn Reporter) -> Result<Dockerfile, Error> {
+fn load(contexts: &Contexts, reporter: &dyn Reporter) -> Result<Parsed, Error> {
     let (name, bytes) = contexts.dockerfile();
     let parsed =
         dockerfile::parse(name, bytes).map_err(|errors| unreadable(name, bytes, &errors))?;
-    for warning in parsed.warnings {
+    // Blank lines in continuations are a finding of the checks.
+    let warnings = parsed.warnings.iter();
+    for warning in warnings.filter(|warning| warning.kind != WarningKind::EmptyContinuation) {
         reporter.report(Event::Warning(Warning {
-            message: warning.message,
+            message: warning.message.clone(),
             location: Some((name.to_owned(), warning.span.first_line)),
             hint: None,
         }));
     }
-    Ok(parsed.dockerfile)
+    Ok(parsed)
 }
 
 /// The first thing wrong with a Dockerfile as the build's error, the others as its notes.

@@ -5,12 +5,14 @@
 
 pub mod build;
 pub mod cache;
+pub mod check;
 pub mod context;
 pub mod digest;
 pub mod dockerfile;
 pub mod error;
 pub mod event;
 pub mod execute;
+pub mod fetch;
 pub mod image;
 pub mod layer;
 pub mod output;

@@ -5,11 +5,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use bareboat_core::{
     Class, Error,
     build::{self, Services as CoreServices},
+    check::{self, Checked},
     digest::Digest,
     event::Reporter,
     image::manifest::OCI_MANIFEST,
@@ -79,18 +81,29 @@ pub struct Usage {
 
 /// Builds.
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
+    let built = build::build(request, core_services(services)?).await?;
+    Ok(result(&built))
+}
+
+fn core_services(services: Services) -> Result<CoreServices, Error> {
     let Services { reporter, registry, cancel } = services;
-    let (options, keychain) = client(registry)?;
-    let services = CoreServices {
+    // Names that PATH itself could not hold were never on it.
+    let program_path = std::env::join_paths(&registry.helper_path).unwrap_or_default();
+    let (registry, keychain) = client(registry)?;
+    Ok(CoreServices {
         reporter,
-        registry: options,
+        registry,
         keychain,
         cancel,
-        boot_id: boot_id()?,
+        program_path,
+        boot_id: boot_id(),
         resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
-    };
-    let built = build::build(request, services).await?;
-    Ok(result(&built))
+    })
+}
+
+/// Checks a Dockerfile.
+pub async fn check(request: &BuildRequest, services: Services) -> Result<Checked, Error> {
+    check::check(request, &core_services(services)?).await
 }
 
 fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {
@@ -111,12 +124,16 @@ fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Erro
     Ok((options, Arc::new(keychain)))
 }
 
-/// Names this boot: trees unpacked before the last crash or power cut are not trusted.
-fn boot_id() -> Result<String, Error> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let id = fs::read_to_string(path)
-        .map_err(|error| Error::from_cause(Class::Host, error).context(path))?;
-    Ok(id.trim().to_owned())
+/// Names this boot: trees unpacked before the last crash or power cut are not trusted. Without /proc every build counts
+/// as a boot of its own.
+fn boot_id() -> String {
+    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(id) => id.trim().to_owned(),
+        Err(_) => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            format!("process {} at {}", std::process::id(), now.as_nanos())
+        }
+    }
 }
 
 fn result(built: &build::BuildResult) -> BuildResult {

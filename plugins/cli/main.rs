@@ -1,5 +1,6 @@
 //! The command line `bareboat`: reads the environment and the arguments, hands core a request, shows what happens.
 
+mod check;
 mod diagnostics;
 mod engine;
 mod flags;

@@ -11,7 +11,7 @@ use bareboat_core::{
 
 use crate::{
     engine::{self, BuildResult, Registry, Services},
-    flags::{Build, Environment, RegistryOptions, Task},
+    flags::{Build, Check, Environment, RegistryOptions, Task},
     outputs,
     render::{self, Display},
     signals, trust,
@@ -28,6 +28,7 @@ pub async fn task(
 ) -> anyhow::Result<()> {
     match task {
         Task::Build(build) => self::build(*build, display, environment).await,
+        Task::Check(check) => self::check(*check, display, environment).await,
         Task::CacheDu { state_directory } => disk_usage(&state_directory).await,
         Task::CachePrune { state_directory } => prune(&state_directory).await,
     }
@@ -57,6 +58,34 @@ async fn build(
         outputs::write_metadata(path, &result)?;
     }
     print_result(&result, build.stdout_taken)
+}
+
+async fn check(
+    check: Check,
+    display: &Arc<dyn Display>,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    // A check leaves nothing to undo: a signal ends it as it ends any program.
+    let (_, cancel) = tokio::sync::watch::channel(None);
+    let services = Services {
+        reporter: display.clone(),
+        registry: registry(check.registry, environment)?,
+        cancel,
+    };
+    if !check.request.platforms.is_empty() {
+        display.report(Event::Warning(platform_is_the_hosts()));
+    }
+    let style = render::stdout_style(environment);
+    crate::check::check(&check.request, check.format, style, services).await
+}
+
+/// BuildKit's check does not look at the platform either.
+fn platform_is_the_hosts() -> Warning {
+    Warning {
+        message: "checks are made for this host's platform, whatever --platform says".into(),
+        location: None,
+        hint: None,
+    }
 }
 
 fn print_result(result: &BuildResult, stdout_taken: bool) -> anyhow::Result<()> {

@@ -90,7 +90,7 @@ fn a_changed_argument_executes_what_can_see_it() {
         .file("two", "two\n")
         .state(build.state_directory());
     let second = second.build_arg("SECOND=2").run().success();
-    assert_eq!(executed(&second), [6, 7, 8]);
+    assert_eq!(executed(&second), [6, 7, 8], "a COPY follows from the tree that it is laid over");
     assert_eq!(second.text_of("second"), "one\n2\n");
     let third = Build::new(DOCKERFILE)
         .file("one", "one\n")

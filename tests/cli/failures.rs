@@ -2,9 +2,7 @@
 
 use std::fs;
 
-use rustix::process::Signal;
-
-use crate::support::{Build, Gate, Peers, build::bareboat, process};
+use crate::support::{Build, Peers, build::bareboat};
 
 fn invoke(arguments: &[&str]) -> (Option<i32>, String) {
     let output = bareboat().args(arguments).output().unwrap();
@@ -92,19 +90,36 @@ fn a_failing_step_shows_its_line_command_status_and_output() {
     assert!(error.contains("42"), "{}", outcome.stderr);
 }
 
-/// A step's first process takes no signals from within its namespace, so one comes from outside, as from the OOM killer.
 #[test]
 fn a_step_ended_by_a_signal_names_it() {
-    let gate = Gate::closed();
-    let build = Build::new(format!("FROM {{busybox}}\nRUN {}\n", gate.pass())).timeout(60);
-    let running = build.spawn();
-    gate.wait_for_visitors(1);
-    let waiting = process::with_argument(&gate.url());
-    assert!(!waiting.is_empty(), "the step's processes can be seen");
-    waiting.into_iter().for_each(|pid| process::signal(pid, Signal::KILL));
-    let outcome = running.wait().failure(1, &["Dockerfile:2", &gate.url()]);
-    let named = outcome.stderr.contains("SIGKILL") || outcome.stderr.contains("signal 9");
-    assert!(named, "{}", outcome.stderr);
+    // As PID 1 the step ignores signals that it sends itself; a real fault ends it.
+    let outcome = Build::new("FROM scratch\nCOPY --chmod=755 fault /fault\nRUN [\"/fault\"]\n")
+        .file("fault", illegal_instruction())
+        .run()
+        .failure(1, &["Dockerfile:3"]);
+    assert!(
+        outcome.stderr.contains("SIGILL") && outcome.stderr.contains("signal 4"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+/// A static x86_64 program whose one instruction is `ud2`.
+fn illegal_instruction() -> Vec<u8> {
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let half = |elf: &mut Vec<u8>, value: u16| elf.extend(value.to_le_bytes());
+    let word = |elf: &mut Vec<u8>, value: u32| elf.extend(value.to_le_bytes());
+    let long = |elf: &mut Vec<u8>, value: u64| elf.extend(value.to_le_bytes());
+    let (address, header, segment) = (0x40_0000u64, 64u16, 56u16);
+    [2, 62].iter().for_each(|value| half(&mut elf, *value));
+    word(&mut elf, 1);
+    [address + 120, header.into(), 0].iter().for_each(|value| long(&mut elf, *value));
+    word(&mut elf, 0);
+    [header, segment, 1, 64, 0, 0].iter().for_each(|value| half(&mut elf, *value));
+    [1, 5].iter().for_each(|value| word(&mut elf, *value));
+    [0, address, address, 122, 122, 4096].iter().for_each(|value| long(&mut elf, *value));
+    elf.extend([0x0f, 0x0b]);
+    elf
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn compression_is_as_asked() {
         let build = small().without_output();
         let path = build.scratch().join("image");
         let value = format!("type=oci,dest={},tar=false,compression={kind}", path.display());
-        let _kept = build.args(["-o", &value]).run().success();
+        let _outcome = build.args(["-o", &value]).run().success();
         let layout = Layout::open(&path);
         assert_eq!(layout.manifest["layers"][0]["mediaType"], media_type);
         assert_eq!(layout.content("note"), b"a note\n");

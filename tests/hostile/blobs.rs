@@ -29,7 +29,7 @@ fn assert_refused_everywhere(what: &str, forge: ImageForge) {
         let build =
             Build::new(format!("FROM {}\n{rest}\n", registry.reference("lie"))).timeout(120);
         for _ in 0..2 {
-            let outcome = build.run().failure(4, &["Dockerfile:"]);
+            let outcome = build.run().failure(4, &["Dockerfile:1"]);
             assert_bounded(&outcome);
         }
         store::assert_clean(build.state_directory());
@@ -197,7 +197,7 @@ fn a_cut_download_is_not_kept() {
     };
     let registry = FakeRegistry::with_faults([("cut".to_owned(), image)], Box::new(reference));
     let build = Build::new(format!("FROM {}\nRUN true\n", registry.reference("cut"))).timeout(120);
-    build.run().failure(4, &["Dockerfile:"]);
+    build.run().failure(4, &["Dockerfile:1"]);
     store::assert_clean(build.state_directory());
     assert_no_lies(build.state_directory());
 }

@@ -50,6 +50,20 @@ impl Ignore {
         self.patterns.is_empty()
     }
 
+    /// Whether a source of COPY is left out by its name alone, be it there or not: it or a directory above it matches.
+    /// Nothing is certain where a pattern takes something back (`!`), so the answer is no then. `source` is cleaned; the
+    /// root (`.` or `/`) is left out where any name in it is.
+    pub fn leaves_out(&self, source: &str) -> bool {
+        if self.patterns.has_exceptions() {
+            return false;
+        }
+        // A name that nobody writes into an ignore file, so only what matches all names matches it.
+        let source = if matches!(source, "." | "/") { "\u{1}any\u{1}" } else { source };
+        let ends = source.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
+        let matches = |end: usize| self.patterns.matches(&source.as_bytes()[..end], None).0;
+        ends.chain([source.len()]).any(matches)
+    }
+
     /// Whether a path is left out, given what its directory's look-up gave.
     pub(super) fn excludes(&self, path: &EntryPath, parent: Option<&Matched>) -> (bool, Matched) {
         self.patterns.matches(path.as_bytes(), parent)
@@ -119,6 +133,27 @@ mod tests {
             patterns("# c\n #p\n\n  a b \t\r\n/x/\n! /y/../z\n/\n.\n../q\n!"),
             ["#p", "a b", "x", "!z", "/", ".", "../q", "!"]
         );
+    }
+
+    #[test]
+    fn sources_are_left_out_by_name() {
+        let ignore = Ignore::parse(b"dir\n*.txt\n.*\n").unwrap();
+        for (source, left_out) in [
+            ("dir", true),
+            ("dir/a/b", true),
+            ("a.txt", true),
+            ("sub/a.txt", false),
+            ("/a.txt", false),
+            ("directory", false),
+            (".", false),
+        ] {
+            assert_eq!(ignore.leaves_out(source), left_out, "{source}");
+        }
+        for pattern in ["*", "**", "**/*"] {
+            assert!(Ignore::parse(pattern.as_bytes()).unwrap().leaves_out("."), "{pattern}");
+        }
+        assert!(!Ignore::parse(b"*\n!a\n").unwrap().leaves_out("b"));
+        assert!(!Ignore::none().leaves_out("b"));
     }
 
     #[test]

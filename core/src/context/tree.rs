@@ -46,6 +46,11 @@ impl ContextTree {
         ContextTree::new(self.files, ignore)
     }
 
+    /// What the context leaves out.
+    pub fn ignore(&self) -> &Ignore {
+        &self.ignore
+    }
+
     fn all_children(&self, directory: &EntryPath) -> Result<Vec<(EntryPath, Node)>, ContextError> {
         match &self.files {
             Files::Directory(files) => files.children(directory),

@@ -17,6 +17,7 @@ mod instruction;
 mod lexer;
 mod limits;
 mod lines;
+pub mod lint;
 pub mod mount;
 mod node;
 mod parse;

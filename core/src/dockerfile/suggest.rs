@@ -4,9 +4,9 @@
 const TOO_FAR: usize = 3;
 
 /// The option nearest to `given`, if one is at most two edits away and none is equal to it. Options come in lower case.
-pub(super) fn nearest(given: &str, options: &[&'static str]) -> Option<&'static str> {
+pub(super) fn nearest<'o>(given: &str, options: &[&'o str]) -> Option<&'o str> {
     let given: Vec<char> = given.chars().take(32).collect();
-    let near = |option: &&'static str| {
+    let near = |option: &&'o str| {
         let distance = distance(&given, &option.chars().collect::<Vec<_>>());
         (distance < TOO_FAR).then_some((distance, *option))
     };

@@ -74,6 +74,7 @@ pub trait LayerSink: Send {
     /// a directory merges). For a regular file `body` yields exactly its bytes.
     fn entry(&mut self, row: &Row, body: &mut dyn Read) -> io::Result<()>;
     /// `row.path` becomes another name of `target`, which is an earlier entry of this layer and no directory.
+    /// `row.metadata` is what the inode has from now on, under all its names: mostly what it had already.
     fn hard_link(&mut self, row: &Row, target: &EntryPath) -> io::Result<()>;
     /// Nothing that lower layers have below `directory` shows any more.
     fn opaque(&mut self, directory: &EntryPath) -> io::Result<()>;

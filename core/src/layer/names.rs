@@ -8,7 +8,11 @@ use std::{
 
 use crate::tree::{EntryPath, IndexBuilder, Kind, LayerIndex, Metadata, PathError, Row};
 
-use super::{LayerError, tar::shown};
+use super::{
+    LayerError,
+    limits::ROW_BYTES,
+    tar::{TarError, shown},
+};
 
 const SYMLINK_TARGET_BYTES_MAX: usize = 4095;
 
@@ -41,16 +45,36 @@ pub(super) struct Inserted {
     pub(super) ignored: bool,
 }
 
-#[derive(Default)]
 pub(super) struct Names {
     index: IndexBuilder,
+    /// An estimate of what all rows so far took.
+    index_bytes: u64,
+    index_bytes_max: u64,
     /// The index has them too, but gives them up with each change of a row.
     kept_bytes: BTreeMap<EntryPath, Arc<[u8]>>,
     /// Who has joined a group, whether it is still there or not.
     groups: HashMap<u32, Vec<EntryPath>>,
 }
 
+/// What stands above a path.
+struct Above {
+    /// The whiteout that must become a directory for the path to be below it.
+    whiteout: Option<EntryPath>,
+    /// What the rows that have to be made for missing directories take.
+    bytes: u64,
+}
+
 impl Names {
+    pub(super) fn new(index_bytes_max: u64) -> Self {
+        Names {
+            index: IndexBuilder::default(),
+            index_bytes: 0,
+            index_bytes_max,
+            kept_bytes: BTreeMap::new(),
+            groups: HashMap::new(),
+        }
+    }
+
     /// Where a name as written leads: cleaned as text, its parents resolved through links of this layer.
     pub(super) fn place(&self, name: &[u8]) -> Result<Place, LayerError> {
         let name = trim_slashes(name);
@@ -133,10 +157,16 @@ impl Names {
     }
 
     /// Puts an entry that is no hard link in place.
-    pub(super) fn insert(&mut self, row: Row) -> Inserted {
-        let old = self.index.get(&row.path).map(|old| &old.kind);
-        let mut inserted = Inserted { opaque: self.whiteout_above(&row.path), ignored: false };
+    pub(super) fn insert(&mut self, row: Row) -> Result<Inserted, LayerError> {
+        let above = self.above(&row.path);
+        let target_bytes = match &row.kind {
+            Kind::Symlink { target } => target.len() as u64,
+            _ => 0,
+        };
+        self.charge(above.bytes + row_bytes(&row.path) + target_bytes)?;
+        let mut inserted = Inserted { opaque: above.whiteout, ignored: false };
         if row.kind == Kind::Whiteout {
+            let old = self.index.get(&row.path).map(|old| &old.kind);
             inserted.ignored = old.is_some();
             if old.is_some_and(Kind::is_directory) {
                 inserted.opaque = Some(row.path.clone());
@@ -145,14 +175,27 @@ impl Names {
             self.kept_bytes.remove(&row.path);
         }
         self.index.insert(row);
-        inserted
+        Ok(inserted)
     }
 
     /// Gives the directory above that a whiteout stood for, if there is one.
-    pub(super) fn set_opaque(&mut self, directory: &EntryPath) -> Option<EntryPath> {
-        let above = self.whiteout_above(directory);
+    pub(super) fn set_opaque(
+        &mut self,
+        directory: &EntryPath,
+    ) -> Result<Option<EntryPath>, LayerError> {
+        let above = self.above(directory);
+        self.charge(above.bytes + row_bytes(directory))?;
         self.index.set_opaque(directory);
-        above
+        Ok(above.whiteout)
+    }
+
+    fn charge(&mut self, bytes: u64) -> Result<(), LayerError> {
+        self.index_bytes += bytes;
+        let limit = self.index_bytes_max;
+        if self.index_bytes > limit {
+            return Err(TarError::Limit { limit, unit: "bytes of names" }.into());
+        }
+        Ok(())
     }
 
     /// Keeps the bytes of a small file that was just inserted.
@@ -181,7 +224,7 @@ impl Names {
         self.groups.entry(group).or_default().push(path.clone());
         let metadata = metadata.clone();
         let row = Row { path: path.clone(), link_group: group, metadata, ..row };
-        Ok((target, self.insert(row)))
+        Ok((target, self.insert(row)?))
     }
 
     /// The number of the group that `row` is in from now on.
@@ -213,16 +256,18 @@ impl Names {
         }
     }
 
-    /// The whiteout that must become a directory for `path` to be below it.
-    fn whiteout_above(&self, path: &EntryPath) -> Option<EntryPath> {
-        let mut parent = path.parent()?;
-        loop {
-            match self.index.get(&parent) {
-                Some(row) if row.kind == Kind::Whiteout => return Some(parent),
-                Some(_) => return None,
-                None => parent = parent.parent()?,
+    fn above(&self, path: &EntryPath) -> Above {
+        let mut above = Above { whiteout: None, bytes: 0 };
+        let mut next = path.parent();
+        while let Some(parent) = next.filter(|parent| !parent.is_root()) {
+            if let Some(row) = self.index.get(&parent) {
+                above.whiteout = (row.kind == Kind::Whiteout).then_some(parent);
+                break;
             }
+            above.bytes += row_bytes(&parent);
+            next = parent.parent();
         }
+        above
     }
 
     pub(super) fn into_index(self) -> LayerIndex {
@@ -236,6 +281,10 @@ pub(super) fn check_symlink_target(path: &EntryPath, target: &[u8]) -> Result<()
         return Err(LayerError::SymlinkTarget { path: path.clone(), length: target.len() });
     }
     Ok(())
+}
+
+fn row_bytes(path: &EntryPath) -> u64 {
+    path.as_bytes().len() as u64 + ROW_BYTES
 }
 
 fn can_be_linked(kind: &Kind) -> bool {

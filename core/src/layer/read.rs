@@ -117,7 +117,8 @@ fn parse(
     sink: Option<&mut dyn LayerSink>,
 ) -> Result<(LayerIndex, Vec<String>), LayerError> {
     let mut reader = TarReader::new(input, limits);
-    let mut parser = Parser { names: Names::default(), sink, dropped_attributes: 0 };
+    let mut parser =
+        Parser { names: Names::new(limits.index_bytes_max), sink, dropped_attributes: 0 };
     while let Some(member) = reader.next_member()? {
         parser.member(member, &mut reader.body())?;
     }
@@ -162,7 +163,7 @@ impl Parser<'_> {
     }
 
     fn opaque(&mut self, directory: &EntryPath) -> Result<(), LayerError> {
-        let above = self.names.set_opaque(directory);
+        let above = self.names.set_opaque(directory)?;
         above.iter().try_for_each(|above| self.tell_opaque(above))?;
         self.tell_opaque(directory)
     }
@@ -178,7 +179,7 @@ impl Parser<'_> {
 
     fn whiteout(&mut self, path: EntryPath) -> Result<(), LayerError> {
         let row = Row::new(path, Kind::Whiteout, Metadata::default());
-        let inserted = self.names.insert(row.clone());
+        let inserted = self.names.insert(row.clone())?;
         self.tell(&inserted)?;
         match &mut self.sink {
             Some(sink) if !inserted.ignored => {
@@ -199,7 +200,7 @@ impl Parser<'_> {
             _ => 0,
         };
         let keeps = matches!(row.kind, Kind::File { .. }) && is_small_file(&path, size);
-        let inserted = self.names.insert(row);
+        let inserted = self.names.insert(row)?;
         self.tell(&inserted)?;
         if !keeps {
             return self.tell_entry(&path, body);

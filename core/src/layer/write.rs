@@ -75,7 +75,7 @@ impl<'a, 'b> LayerWriter<'a, 'b> {
         LayerWriter {
             out,
             mtime_seconds_max,
-            names: Names::default(),
+            names: Names::new(u64::MAX),
             first_names: HashMap::new(),
             header: Vec::new(),
         }
@@ -96,7 +96,7 @@ impl<'a, 'b> LayerWriter<'a, 'b> {
             Kind::File { size } => Some(self.content(change, size)?),
             _ => None,
         };
-        self.index(place, &change.kind, &metadata, content);
+        self.index(place, &change.kind, &metadata, content)?;
         if joins {
             self.first_names.insert(change.link_group, (change.path.clone(), metadata));
         }
@@ -217,24 +217,25 @@ impl<'a, 'b> LayerWriter<'a, 'b> {
         kind: &Kind,
         metadata: &Metadata,
         content: Option<WrittenContent>,
-    ) {
+    ) -> Result<(), LayerError> {
         match place {
             Place::Entry(path) => {
                 let kind = if kind.is_directory() { Kind::DIRECTORY } else { kind.clone() };
                 let mut row = Row::new(path.clone(), kind, metadata.clone());
                 row.digest = content.as_ref().map(|content| content.digest);
                 row.tar_offset = content.as_ref().map_or(0, |content| content.offset);
-                self.names.insert(row);
+                self.names.insert(row)?;
                 if let Some(bytes) = content.and_then(|content| content.kept) {
                     self.names.keep_bytes(&path, bytes);
                 }
             }
             Place::Whiteout(path) => {
-                self.names.insert(Row::new(path, Kind::Whiteout, Metadata::default()));
+                self.names.insert(Row::new(path, Kind::Whiteout, Metadata::default()))?;
             }
-            Place::Opaque(directory) => drop(self.names.set_opaque(&directory)),
+            Place::Opaque(directory) => drop(self.names.set_opaque(&directory)?),
             Place::Root | Place::Nowhere => {}
         }
+        Ok(())
     }
 }
 

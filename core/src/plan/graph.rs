@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use crate::{
+    digest::Digest,
     dockerfile::{ast::Span, mount::Mount},
+    fetch::GitReference,
     image::{ImageConfig, platform::Platform},
 };
 
@@ -146,9 +148,16 @@ pub enum CopySource {
     /// A path or wildcard.
     Path(String),
     /// A here-document.
-    File { name: String, content: String },
-    /// ADD of something on the network.
-    Url(String),
+    File {
+        name: String,
+        content: String,
+    },
+    /// ADD of a file on the network.
+    Url {
+        url: String,
+        checksum: Option<Digest>,
+    },
+    Git(Box<GitReference>),
 }
 
 #[derive(Clone, Debug)]
@@ -164,7 +173,6 @@ pub struct CopyOp {
     pub parents: bool,
     pub exclude: Vec<String>,
     pub unpack: Option<bool>,
-    pub checksum: Option<String>,
 }
 
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ use crate::{
         words,
     },
     error::Error,
+    fetch::{self, AddSource},
     image::{HealthConfig, config::Empty},
 };
 
@@ -286,24 +287,49 @@ impl StageWork<'_, '_> {
     fn add(&mut self, instruction: &Instruction, add: &Add) -> Result<(), Error> {
         let span = instruction.span;
         let mut op = self.copy_op(&add.copy, span)?;
+        let created_by = copy_history("ADD", &op);
         op.add = true;
         op.unpack = add.unpack;
-        op.checksum =
-            add.checksum.as_ref().map(|checksum| self.expand(checksum, span)).transpose()?;
-        for source in &mut op.sources {
-            if let CopySource::Path(path) = source
-                && is_remote(path)
-            {
-                *source = CopySource::Url(std::mem::take(path));
-            }
-        }
-        if op.checksum.is_some() && !op.sources.iter().any(|s| matches!(s, CopySource::Url(_))) {
-            let title = "checksum can't be specified for non-HTTP(S) sources";
+        let checksum = add.checksum.as_ref().map(|text| self.expand(text, span)).transpose()?;
+        let checksum = checksum.as_deref();
+        if checksum.is_some() && op.sources.len() != 1 {
+            let title = "checksum can be specified for a single source only";
             return Err(self.planner.refuse(span, title));
         }
-        let created_by = copy_history("ADD", &op);
+        for source in &mut op.sources {
+            if let CopySource::Path(path) = source {
+                *source = self.add_source(path, add.keep_git_dir, checksum, span)?;
+            }
+        }
         self.commit(instruction, Op::Copy(Box::new(op)), created_by);
         Ok(())
+    }
+
+    /// What a source of ADD is: a path of the context, a file on the network, or a Git repository.
+    fn add_source(
+        &self,
+        text: &str,
+        keep_git_dir: Option<bool>,
+        checksum: Option<&str>,
+        span: Span,
+    ) -> Result<CopySource, Error> {
+        let wrong = |error: fetch::GitReferenceError| self.planner.wrong(span, error);
+        match AddSource::of(text).map_err(wrong)? {
+            AddSource::Local if checksum.is_some() => {
+                let title = "checksum can't be specified for non-HTTP(S) sources";
+                Err(self.planner.refuse(span, title))
+            }
+            AddSource::Local => Ok(CopySource::Path(text.to_owned())),
+            AddSource::Url => {
+                let checksum = checksum.map(fetch::checksum::parse_digest).transpose();
+                let checksum = checksum.map_err(|error| self.planner.wrong(span, error))?;
+                Ok(CopySource::Url { url: text.to_owned(), checksum })
+            }
+            AddSource::Git(reference) => {
+                let reference = reference.with_flags(keep_git_dir, checksum).map_err(wrong)?;
+                Ok(CopySource::Git(Box::new(reference)))
+            }
+        }
     }
 
     fn copy_op(&mut self, copy: &Copy, span: Span) -> Result<CopyOp, Error> {
@@ -334,7 +360,6 @@ impl StageWork<'_, '_> {
             parents: copy.parents,
             exclude: copy.exclude.clone(),
             unpack: None,
-            checksum: None,
         };
         Ok(op)
     }
@@ -369,17 +394,14 @@ fn copy_history(keyword: &str, op: &CopyOp) -> String {
     words.extend(op.chown.iter().map(|owner| format!("--chown={owner}")));
     words.extend(op.chmod.iter().map(|mode| format!("--chmod={mode}")));
     words.extend(op.sources.iter().map(|source| match source {
-        CopySource::Path(path) | CopySource::Url(path) => path.clone(),
+        CopySource::Path(path) => fetch::without_password(path),
         CopySource::File { name, .. } => format!("<<{name}"),
+        // Histories are made of the words as they were expanded.
+        CopySource::Url { url, .. } => fetch::without_password(url),
+        CopySource::Git(reference) => reference.remote.url.clone(),
     }));
     words.push(op.destination.clone());
     format!("{} # buildkit", words.join(" "))
-}
-
-/// Whether an ADD source is fetched: an http(s) URL or a Git reference.
-fn is_remote(source: &str) -> bool {
-    let schemes = ["http://", "https://", "git://", "ssh://", "git@"];
-    schemes.iter().any(|scheme| source.starts_with(scheme))
 }
 
 /// WORKDIR: an absolute one as it is, a relative one below the one before, cleaned (BuildKit's NormalizeWorkdir).

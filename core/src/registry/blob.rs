@@ -25,6 +25,7 @@ use super::{
     fetch::{mirror_failed, no_endpoint},
     host::shown,
     manifest::Descriptor,
+    options::Limits,
     reference::Repository,
     transport::{Answer, Call},
 };
@@ -185,7 +186,7 @@ async fn read_range(
     }
     check_range(&answer, range.start)?;
     let expected = range.end - range.start;
-    let mut body = Body::new(answer, shared);
+    let mut body = Body::new(answer, shared.limits());
     let mut bytes = Vec::new();
     while let Some(chunk) = body.next().await? {
         bytes.extend_from_slice(&chunk);
@@ -206,7 +207,7 @@ async fn read_range(
 }
 
 /// Whether a 206 begins where it was asked to.
-fn check_range(answer: &Answer, start: u64) -> Result<(), RegistryError> {
+pub(crate) fn check_range(answer: &Answer, start: u64) -> Result<(), RegistryError> {
     let range = answer.header(CONTENT_RANGE).unwrap_or_default();
     let begins = range
         .trim()
@@ -341,7 +342,7 @@ impl Download {
             }
         };
         self.check_length(&answer, skip)?;
-        let mut body = Body::new(answer, &self.shared);
+        let mut body = Body::new(answer, self.shared.limits());
         body.skip = skip;
         Ok(body)
     }
@@ -369,7 +370,7 @@ impl Download {
 }
 
 /// The body of one answer, watched for stalls.
-struct Body {
+pub(crate) struct Body {
     response: Response,
     url: Url,
     /// Bytes to leave out at the beginning.
@@ -382,8 +383,7 @@ struct Body {
 }
 
 impl Body {
-    fn new(answer: Answer, shared: &Shared) -> Self {
-        let limits = shared.limits();
+    pub(crate) fn new(answer: Answer, limits: &Limits) -> Self {
         Body {
             response: answer.response,
             url: answer.url,
@@ -396,7 +396,8 @@ impl Body {
         }
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
+    /// The next bytes; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
         let stalled = |limit| RegistryError::TimedOut {
             url: shown(&self.url),
             what: "bringing the next bytes",

@@ -62,10 +62,27 @@ impl Http {
         if host.owns(url) {
             return Ok(&self.own);
         }
-        let name = url.host_str().ok_or("it names no host")?;
         if !matches!((url.scheme(), host.is_plain()), ("https", _) | ("http", true)) {
             return Err("it leaves https");
         }
+        self.foreign(url, host.reach())
+    }
+
+    /// The connections to hosts that the user named.
+    pub(crate) fn own(&self) -> &reqwest::Client {
+        &self.own
+    }
+
+    /// The connections for `url`, to which a host that lies at `reach` sent us.
+    ///
+    /// # Errors
+    /// Says why `url` is refused: a user name in it, or a place further inside than `reach`.
+    pub(crate) fn foreign(
+        &self,
+        url: &Url,
+        reach: Reach,
+    ) -> Result<&reqwest::Client, &'static str> {
+        let name = url.host_str().ok_or("it names no host")?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err("it holds a user name");
         }
@@ -73,7 +90,6 @@ impl Http {
         if self.trusted.iter().any(|pattern| pattern.matches(name, port)) {
             return Ok(&self.own);
         }
-        let reach = host.reach();
         if let Ok(address) = name.trim_matches(['[', ']']).parse::<IpAddr>()
             && Reach::of(address) > reach
         {
@@ -85,13 +101,16 @@ impl Http {
         Ok(&self.foreign[(reach as usize).min(2)])
     }
 
-    /// Remembers from where a registry answers. Behind a proxy that is not known.
+    /// Remembers from where a registry answers.
     pub(crate) fn note_peer(&self, host: &Host, url: &Url, peer: Option<SocketAddr>) {
-        if let Some(peer) = peer
-            && self.proxies.proxy_for(url).is_none()
-        {
-            host.answered_from(peer.ip());
+        if let Some(address) = self.peer_of(url, peer) {
+            host.answered_from(address);
         }
+    }
+
+    /// The address that answered for `url`. Behind a proxy that is not known.
+    pub(crate) fn peer_of(&self, url: &Url, peer: Option<SocketAddr>) -> Option<IpAddr> {
+        peer.filter(|_| self.proxies.proxy_for(url).is_none()).map(|peer| peer.ip())
     }
 }
 

@@ -15,7 +15,7 @@ pub mod manifest;
 mod options;
 mod pattern;
 pub mod reference;
-mod retry;
+pub(crate) mod retry;
 mod select;
 mod source;
 pub mod strict_json;
@@ -38,6 +38,13 @@ pub use options::{ClientOptions, Limits, Proxies};
 pub use reference::{PinnedReference, Reference, ReferenceError, Repository};
 pub use select::{SelectError, select_platform};
 pub use upload::{BlobSource, Progress, UploadOutcome};
+
+pub(crate) use address::Reach;
+pub(crate) use blob::{Body, check_range};
+pub(crate) use connect::Http;
+pub(crate) use error::printable;
+pub(crate) use host::{same_origin, shown};
+pub(crate) use transport::{Answer, execute};
 
 #[cfg(test)]
 pub(crate) mod testing;

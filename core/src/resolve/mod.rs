@@ -64,7 +64,7 @@ impl Resolver<'_> {
     /// Class `Source`: the registry, the reference or the documents are at fault.
     pub async fn resolve(&self, image: &ImageUse) -> Result<ResolvedImage, Error> {
         let (origin, fetched) = match &image.source {
-            ImageSource::Registry(name) => self.from_registry(name).await?,
+            ImageSource::Registry(name) => self.pull_manifest(name).await?,
             ImageSource::Layout { path, tag, digest } => {
                 let layout = Layout::open(path).map_err(source)?;
                 let fetched = layout.manifest(tag.as_deref(), digest.as_deref()).map_err(source)?;
@@ -83,7 +83,7 @@ impl Resolver<'_> {
         Ok(ResolvedImage { digest, config, layers })
     }
 
-    async fn from_registry(&self, name: &str) -> Result<(Origin, FetchedManifest), Error> {
+    async fn pull_manifest(&self, name: &str) -> Result<(Origin, FetchedManifest), Error> {
         let reference = reference::parse(name).map_err(source)?;
         let digest = match reference.digest() {
             Some(digest) => digest.parse().map_err(source)?,

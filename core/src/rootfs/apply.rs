@@ -23,7 +23,7 @@ use super::{
 /// Writes a changeset into an empty directory, as unpacking its written layer would: mtimes in whole seconds and at most
 /// `mtime_seconds_max`, names that begin with `.wh.` as what they mean to readers.
 ///
-/// A content that is shorter than its entry says, or has another digest than a known one, is an error.
+/// A content that is shorter or longer than its entry says, or has another digest than a known one, is an error.
 pub fn apply_changeset(
     directory: OwnedFd,
     changeset: &Changeset,
@@ -63,10 +63,11 @@ fn write(
         return unpacker.entry(&row, &mut io::empty());
     };
     let reader = content.open().map_err(|error| at_path(&change.path, error))?;
-    let Some(digest) = change.digest else { return unpacker.entry(&row, &mut { reader }) };
-    let mut reader = HashingReader { reader, hash: Sha256::new() };
+    let mut reader = HashingReader { reader, hash: change.digest.map(|_| Sha256::new()) };
     unpacker.entry(&row, &mut reader)?;
-    if Digest::from_bytes(reader.hash.finalize().into()) != digest {
+    let longer = reader.reader.read(&mut [0])? > 0;
+    let digest = reader.hash.map(|hash| Digest::from_bytes(hash.finalize().into()));
+    if longer || digest != change.digest {
         let error = io::Error::new(io::ErrorKind::InvalidData, "changed during the build");
         return Err(at_path(&change.path, error));
     }
@@ -75,13 +76,16 @@ fn write(
 
 struct HashingReader<R> {
     reader: R,
-    hash: Sha256,
+    /// Where the digest is known and to be compared.
+    hash: Option<Sha256>,
 }
 
 impl<R: Read> Read for HashingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.reader.read(buffer)?;
-        self.hash.update(&buffer[..got]);
+        if let Some(hash) = &mut self.hash {
+            hash.update(&buffer[..got]);
+        }
         Ok(got)
     }
 }

@@ -19,15 +19,14 @@ pub(crate) fn finish_directories(
     inherited: &dyn Fn(&EntryPath) -> Option<Metadata>,
 ) -> io::Result<()> {
     let mut stack = DirectoryStack::new(reopen(root)?);
-    for row in index.rows() {
+    for (row, hidden) in rows_with_hidden(index) {
         let Kind::Directory { opaque } = row.kind else { continue };
         let finish = |stack: &mut DirectoryStack| {
             stack.go_to(&row.path)?;
             if opaque {
                 mark_opaque(stack.top())?;
             }
-            let below = || inherited(&row.path).filter(|_| !hidden(index, &row.path));
-            let below = if row.implied { below() } else { None };
+            let below = (row.implied && !hidden).then(|| inherited(&row.path)).flatten();
             finish_one(stack, row, below)
         };
         finish(&mut stack).map_err(|error| at_path(&row.path, error))?;
@@ -42,10 +41,15 @@ fn finish_one(stack: &DirectoryStack, row: &Row, below: Option<Metadata>) -> io:
     set_directory(stack.top(), below.as_ref().unwrap_or(&row.metadata))
 }
 
-/// Whether an opaque ancestor of the same layer hides what lower layers have at `path`.
-pub(super) fn hidden(index: &LayerIndex, path: &EntryPath) -> bool {
-    let parents = std::iter::successors(path.parent(), EntryPath::parent);
-    parents.into_iter().any(|parent| {
-        index.get(&parent).is_some_and(|row| row.kind == Kind::Directory { opaque: true })
+/// The rows of a layer, each with whether an opaque ancestor of the same layer hides what lower layers have there.
+pub(super) fn rows_with_hidden(index: &LayerIndex) -> impl Iterator<Item = (&Row, bool)> {
+    let mut opaque: Option<&EntryPath> = None;
+    index.rows().iter().map(move |row| {
+        opaque = opaque.filter(|ancestor| row.path.is_within(ancestor));
+        let hidden = opaque.is_some();
+        if !hidden && row.kind == (Kind::Directory { opaque: true }) {
+            opaque = Some(&row.path);
+        }
+        (row, hidden)
     })
 }

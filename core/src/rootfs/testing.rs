@@ -18,7 +18,7 @@ use crate::{
     tree::{EntryPath, IndexBuilder, Kind, LayerIndex, Metadata, Row, Timestamp},
 };
 
-use super::{Unpacker, directories::hidden};
+use super::{Unpacker, directories::rows_with_hidden};
 
 pub fn path(text: &str) -> EntryPath {
     EntryPath::clean(text.as_bytes()).unwrap()
@@ -65,6 +65,59 @@ pub fn unpack(directory: &Path, rows: &[(Row, Vec<u8>)]) -> LayerIndex {
     index
 }
 
+/// What a layer does to its directory.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Entry(Row, Vec<u8>),
+    Link(EntryPath, EntryPath),
+    Opaque(EntryPath),
+}
+
+/// Does the same to a directory and to an index, as the reader of layers does.
+pub fn replay(directory: &Path, steps: &[Step]) -> LayerIndex {
+    let mut unpacker = Unpacker::new(open(directory)).unwrap();
+    let mut builder = IndexBuilder::default();
+    for (group, step) in (1..).zip(steps) {
+        match step {
+            Step::Entry(row, body) => {
+                unpacker.entry(row, &mut &body[..]).unwrap();
+                builder.insert(row.clone());
+            }
+            Step::Opaque(directory) => {
+                unpacker.opaque(directory).unwrap();
+                builder.set_opaque(directory);
+            }
+            Step::Link(path, target) => {
+                let Some(old) = builder.get(target).cloned() else { continue };
+                if old.kind.is_directory() || old.kind == Kind::Whiteout {
+                    continue;
+                }
+                let link_group = if old.link_group > 0 { old.link_group } else { group };
+                let row = Row { path: path.clone(), link_group, ..old.clone() };
+                unpacker.hard_link(&row, target).unwrap();
+                builder.insert(Row { link_group, ..old });
+                builder.insert(row);
+            }
+        }
+    }
+    let index = builder.build();
+    unpacker.finish(&index, &|_| None).unwrap();
+    index
+}
+
+/// Unpacks a layer whose steps are said as for [`row`], or are `h name target` or `o directory`.
+pub fn layer(directory: &Path, texts: &[&str]) -> LayerIndex {
+    let step = |text: &&str| match text.split(' ').collect::<Vec<_>>()[..] {
+        ["h", name, target] => Step::Link(path(name), path(target)),
+        ["o", name] => Step::Opaque(path(name)),
+        _ => {
+            let (row, body) = row(text);
+            Step::Entry(row, body)
+        }
+    };
+    replay(directory, &texts.iter().map(step).collect::<Vec<_>>())
+}
+
 /// What a name is: kind, metadata, and the first name of its inode among several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -78,23 +131,31 @@ pub type Tree = BTreeMap<EntryPath, Seen>;
 /// All that is below a directory, in overlay's form where it is a layer.
 pub fn walk(root: &Path) -> Tree {
     let mut tree = Tree::new();
-    walk_below(root, root, &mut tree);
+    walk_below(root, &mut tree);
     let mut first: HashMap<EntryPath, EntryPath> = HashMap::new();
     for (name, seen) in &mut tree {
+        if seen.kind == Kind::Whiteout {
+            // The kernel makes links of one inode where it can.
+            seen.first_name = name.clone();
+            continue;
+        }
         seen.first_name = first.entry(seen.first_name.clone()).or_insert(name.clone()).clone();
     }
     tree
 }
 
-fn walk_below(root: &Path, directory: &Path, tree: &mut Tree) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let entry = entry.unwrap().path();
-        let name = EntryPath::clean(entry.strip_prefix(root).unwrap().as_os_str().as_bytes());
-        // An overlay lists, but does not have, a whiteout in a directory that only one layer has.
-        let Ok(stat) = fs::symlink_metadata(&entry) else { continue };
-        tree.insert(name.unwrap(), seen(&entry, &stat));
-        if stat.is_dir() {
-            walk_below(root, &entry, tree);
+fn walk_below(root: &Path, tree: &mut Tree) {
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap().path();
+            let name = entry.strip_prefix(root).unwrap().as_os_str().as_bytes();
+            // An overlay lists, but does not have, a whiteout in a directory that only one layer has.
+            let Ok(stat) = fs::symlink_metadata(&entry) else { continue };
+            tree.insert(EntryPath::clean(name).unwrap(), seen(&entry, &stat));
+            if stat.is_dir() {
+                directories.push(entry);
+            }
         }
     }
 }
@@ -138,9 +199,9 @@ pub fn attribute(path: &Path, key: &str) -> Option<Box<[u8]>> {
 /// What an index says should be on disk.
 pub fn expected(index: &LayerIndex) -> Tree {
     let mut first: HashMap<u32, EntryPath> = HashMap::new();
-    let rows = index.rows().iter().filter(|row| !row.path.is_root());
-    let idle = |row: &&Row| row.kind == Kind::Whiteout && hidden(index, &row.path);
-    let rows = rows.filter(|row| !idle(row));
+    let rows = rows_with_hidden(index);
+    let rows = rows.filter(|(row, hidden)| !(*hidden && row.kind == Kind::Whiteout));
+    let rows = rows.map(|(row, _)| row).filter(|row| !row.path.is_root());
     rows.map(|row| {
         let mut metadata = row.metadata.clone();
         if matches!(row.kind, Kind::Symlink { .. }) {
@@ -153,6 +214,14 @@ pub fn expected(index: &LayerIndex) -> Tree {
         (row.path.clone(), Seen { kind: row.kind.clone(), metadata, first_name })
     })
     .collect()
+}
+
+/// An overlay shows the marks of a lower directory nowhere.
+pub fn without_marks(mut tree: Tree) -> Tree {
+    for seen in tree.values_mut().filter(|seen| seen.kind.is_directory()) {
+        seen.kind = Kind::DIRECTORY;
+    }
+    tree
 }
 
 /// A mounted overlay, for as long as it lives.

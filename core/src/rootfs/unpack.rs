@@ -20,7 +20,7 @@ use crate::{
 };
 
 use super::{
-    directories::hidden,
+    directories::rows_with_hidden,
     finish_directories,
     handle::{DirectoryStack, at_path, open_below, open_directory},
     metadata::{Fresh, invalid, neutral_root, reopen},
@@ -66,11 +66,9 @@ impl Unpacker {
         index: &LayerIndex,
         inherited: &dyn Fn(&EntryPath) -> Option<Metadata>,
     ) -> io::Result<()> {
-        for row in index.rows().iter().filter(|row| row.kind == Kind::Whiteout) {
-            // Below an opaque directory it would say nothing, and overlayfs would list it.
-            if hidden(index, &row.path) {
-                continue;
-            }
+        // Below an opaque directory a whiteout would say nothing, and overlayfs would list it.
+        let rows = rows_with_hidden(index).filter(|(_, hidden)| !hidden).map(|(row, _)| row);
+        for row in rows.filter(|row| row.kind == Kind::Whiteout) {
             self.stack.go_to(&row.path.parent().unwrap_or_default())?;
             make_whiteout(self.stack.top(), row.path.file_name())
                 .map_err(|error| at_path(&row.path, error))?;

@@ -174,16 +174,13 @@ impl<'a> Walk<'a> {
 
     fn visit(&mut self, item: &Item) -> Result<(), DiffError> {
         let Some(directory) = self.directories.last() else { return Ok(()) };
-        let path = directory.path.child(&item.name);
-        if path.as_bytes().len() > PATH_BYTES_MAX {
-            let source = PathError::Long(path.as_bytes().len());
-            return Err(DiffError::Path { path: directory.path.clone(), source });
-        }
+        let path = child(&directory.path, &item.name)?;
         let lower = directory.lower.as_ref().and_then(|lower| lower.child(&path));
         let stat = statat(self.stack.top(), &*item.name, AtFlags::SYMLINK_NOFOLLOW);
         let stat = stat.map_err(|error| upper_error(&path)(error.into()))?;
         if self.is_gone(item, &stat).map_err(upper_error(&path))? {
-            return Ok(self.gone(path, lower.is_some()));
+            self.gone(path, lower.is_some());
+            return Ok(());
         }
         if let Some(directory) = self.directories.last_mut().filter(|d| d.opaque) {
             directory.present.insert(path.clone());
@@ -344,6 +341,15 @@ impl<'a> Walk<'a> {
             }
         }
         Changeset::new(self.changes)
+    }
+}
+
+/// A path that readers can take.
+fn child(directory: &EntryPath, name: &[u8]) -> Result<EntryPath, DiffError> {
+    let path = directory.child(name);
+    match path.as_bytes().len() {
+        ..=PATH_BYTES_MAX => Ok(path),
+        length => Err(DiffError::Path { path: directory.clone(), source: PathError::Long(length) }),
     }
 }
 

@@ -12,4 +12,6 @@ pub use diff::{DiffError, DiffOptions, overlay_diff};
 pub use settle::settle;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

@@ -27,6 +27,7 @@ use crate::{
 ///
 /// What was not emitted goes, opaque marks become whiteouts, files called `.wh.x` hide `x`, mtimes are cut to whole seconds
 /// and at most `mtime_seconds_max`, extended attributes that no layer holds are removed. `parent` is the snapshot below.
+/// The overlay is unmounted by now, and the contents of `changeset` are read.
 pub fn settle(
     upper: BorrowedFd<'_>,
     parent: &Snapshot,

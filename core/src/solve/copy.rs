@@ -29,9 +29,10 @@ use crate::{
 
 use super::{
     Solver, StageResult, blocking,
-    keys::{StepKey, content_key},
+    keys::{StepKey, content_key, is_remote},
     layers::host,
-    stage::Executed,
+    remote::{self, Remote, RemoteTree},
+    stage::{Executed, Outcome},
 };
 
 /// The tree that sources of a COPY are taken from, ready to be read.
@@ -113,27 +114,65 @@ impl Solver {
         below: &StageResult,
     ) -> Result<Executed, Error> {
         let tree = Arc::new(self.open_tree(&op.from).await?);
+        let request = self.copy_request(op);
+        let (remotes, own) = match is_remote(op) {
+            false => (Vec::new(), None),
+            true => {
+                let remotes = self.look_at_remotes(op).await?;
+                let own = self.remote_key(op, key, &tree, &remotes).await?;
+                if let Some(record) = self.known(key, own) {
+                    return Ok(Executed { layer: Outcome::Known(Box::new(record)), key: own });
+                }
+                (self.open_remotes(op, remotes).await?, own)
+            }
+        };
         let parent = self.layers.snapshot(&below.layers).await?;
         let contents = self.contents_of(&below.layers);
-        let request = self.copy_request(op);
         let known = key.key.is_some();
         let spool = self.parts.store.spool().map_err(host)?;
         let (op_, request_, tree_) = (op.clone(), request.clone(), tree.clone());
         let copied = blocking(move || {
             let parent = Parent { snapshot: &parent, contents: &contents };
-            run_copy(&op_, &request_, &tree_, &parent, known, spool)
+            run_copy(&op_, &request_, &tree_, &remotes, &parent, known, spool)
         });
         let Copied { changeset, stamps } = copied.await??;
         let changeset = Arc::new(changeset);
         let layer = self.write(changeset.clone()).await?;
-        let OpenTree::Context(context) = &*tree else { return Ok(Executed { layer, key: None }) };
+        let OpenTree::Context(context) = &*tree else { return Ok(Executed::written(layer, own)) };
         remember(context, &changeset, &layer, stamps);
-        let Some(prefix) = key.prefix.filter(|_| !known) else {
-            return Ok(Executed { layer, key: None });
+        let Some(prefix) = key.prefix.filter(|_| !known && own.is_none()) else {
+            return Ok(Executed::written(layer, own));
         };
         let (context, op) = (context.clone(), op.clone());
         let content = blocking(move || content_of(&context, &op, &request)).await??;
-        Ok(Executed { layer, key: Some(content_key(prefix, &content)) })
+        Ok(Executed::written(layer, Some(content_key(prefix, &content))))
+    }
+
+    /// The key of an ADD from the network, now that it is known what its sources are.
+    async fn remote_key(
+        &self,
+        op: &CopyOp,
+        key: &StepKey,
+        tree: &Arc<OpenTree>,
+        remotes: &[Remote],
+    ) -> Result<Option<CacheKey>, Error> {
+        let (Some(prefix), OpenTree::Context(context)) = (key.prefix, &**tree) else {
+            return Ok(None);
+        };
+        let (context, op) = (context.clone(), op.clone());
+        let content = blocking(move || content_for_key(&context, &op)).await??;
+        let key = KeyBuilder::new("remote").key("prefix", &prefix);
+        let key = key.bytes("content", content.as_bytes());
+        Ok(Some(remote::key_of(remotes, key).finish()))
+    }
+
+    /// The record of a key that is known only now, unless the cache is not to be used.
+    fn known(&self, key: &StepKey, own: Option<CacheKey>) -> Option<crate::cache::Record> {
+        let (prefix, own) = (key.prefix?, own?);
+        match self.parts.request.no_cache {
+            crate::request::NoCache::Use => crate::cache::lookup(&self.parts.store, &prefix, &own),
+            _ => None,
+        }
     }
 
     pub async fn execute_workdir(
@@ -150,7 +189,7 @@ impl Solver {
             workdir(&parent, &path, Some(&op.user), created).map_err(workdir_failed)
         });
         let changeset = changeset.await??.unwrap_or_default();
-        Ok(Executed { layer: self.write(Arc::new(changeset)).await?, key: None })
+        Ok(Executed::written(self.write(Arc::new(changeset)).await?, None))
     }
 
     /// The changes that make a working directory, owned by root, where it is missing.
@@ -286,8 +325,9 @@ fn sources<'a>(
     op: &CopyOp,
     tree: &'a dyn SourceTree,
     heredocs: &'a [MemoryTree],
+    remotes: &'a [RemoteTree],
 ) -> Result<Vec<Source<'a>>, Error> {
-    let mut heredocs = heredocs.iter();
+    let (mut heredocs, mut remotes) = (heredocs.iter(), remotes.iter());
     let unpack = op.add && op.unpack.unwrap_or(true);
     let mut found = Vec::new();
     for source in &op.sources {
@@ -301,11 +341,10 @@ fn sources<'a>(
                 let path = EntryPath::clean(name.as_bytes()).map_err(input)?;
                 Source { tree, path: SourcePath::Literal(path), may_unpack: false }
             }
-            CopySource::Url(url) => {
-                let title = format!("ADD of {url} is not supported yet");
-                let hint = "fetch it before the build and ADD the file";
-                return Err(Error::new(Class::Input, title).hint(hint));
-            }
+            CopySource::Url { .. } | CopySource::Git(_) => match remotes.next() {
+                Some(remote) => remote.source(),
+                None => continue,
+            },
         });
     }
     Ok(found)
@@ -315,13 +354,14 @@ fn run_copy(
     op: &CopyOp,
     request: &CopyRequest,
     tree: &OpenTree,
+    remotes: &[RemoteTree],
     parent: &Parent<'_>,
     known: bool,
     spool: File,
 ) -> Result<Copied, Error> {
     let heredocs = heredocs(op, request)?;
     tree.with(|source_tree| {
-        let sources = sources(op, source_tree, &heredocs)?;
+        let sources = sources(op, source_tree, &heredocs, remotes)?;
         let mut selected = select(&sources, request).map_err(copy_failed)?;
         if let (true, OpenTree::Context(context)) = (known, tree) {
             digest(&mut selected, context)?;
@@ -359,7 +399,7 @@ pub fn content_of(
     request: &CopyRequest,
 ) -> Result<Digest, Error> {
     let heredocs = heredocs(op, request)?;
-    let sources = sources(op, &context.tree, &heredocs)?;
+    let sources = sources(op, &context.tree, &heredocs, &[])?;
     content_digest(context, &sources, request)
 }
 

@@ -18,6 +18,7 @@ use crate::{
 use super::{
     Parts,
     copy::{content_for_key, context_key},
+    remote::git_key,
     stage::compression_name,
 };
 
@@ -235,13 +236,16 @@ fn copy_key(
         .flag("parents", copy.parents)
         .list("exclude", copy.exclude.iter().map(String::as_str))
         .optional("unpack", copy.unpack.map(|unpack| if unpack { "yes" } else { "no" }))
-        .optional("checksum", copy.checksum.as_deref())
         .number("sources", copy.sources.len() as u64);
     for source in &copy.sources {
         key = match source {
             CopySource::Path(path) => key.text("path", path),
             CopySource::File { name, content } => key.text("file", name).text("content", content),
-            CopySource::Url(url) => key.text("url", url),
+            CopySource::Url { url, checksum } => {
+                let checksum = checksum.map(|checksum| checksum.to_string());
+                key.text("url", url).optional("checksum", checksum.as_deref())
+            }
+            CopySource::Git(reference) => git_key(reference, key),
         };
     }
     let reads_context = matches!(copy.from, TreeSource::Context(_))
@@ -254,8 +258,8 @@ fn copy_key(
         return Ok(StepKey { prefix: Some(key), key: Some(key), ..StepKey::default() });
     };
     let prefix = key.clone().finish();
-    if copy.sources.iter().any(|source| matches!(source, CopySource::Url(_))) {
-        // What a URL gives is known when it was fetched.
+    if is_remote(copy) {
+        // What a URL or a repository gives is known when it was looked at.
         return Ok(StepKey { prefix: Some(prefix), ..StepKey::default() });
     }
     if !reads_context {
@@ -267,6 +271,13 @@ fn copy_key(
         found.key = Some(content_key(prefix, &content_for_key(&context, copy)?));
     }
     Ok(found)
+}
+
+/// Whether an ADD takes anything from the network.
+pub fn is_remote(copy: &CopyOp) -> bool {
+    let remote =
+        |source: &CopySource| matches!(source, CopySource::Url { .. } | CopySource::Git(_));
+    copy.sources.iter().any(remote)
 }
 
 /// The key of a COPY from a context: the prefix and the hash of what it takes.

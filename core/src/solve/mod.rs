@@ -4,6 +4,7 @@ mod copy;
 mod keys;
 mod layers;
 mod mounts;
+mod remote;
 mod run;
 mod stage;
 mod uploads;
@@ -26,7 +27,8 @@ use crate::{
     digest::Digest,
     dockerfile::ast::Dockerfile,
     error::{Class, Error},
-    image::{Image, ImageConfig},
+    fetch::{Git, HttpClient},
+    image::{History, Image, ImageConfig},
     plan::{BuildGraph, ImageUse},
     registry::Client,
     request::BuildRequest,
@@ -53,6 +55,8 @@ pub struct Parts {
     pub contexts: Contexts,
     pub store: Store,
     pub client: Client,
+    pub http: HttpClient,
+    pub git: Git,
     pub services: Arc<Services>,
     pub next_vertex: Arc<AtomicU32>,
     pub uploads: Uploads,
@@ -74,10 +78,19 @@ pub struct StepReport {
 #[derive(Clone, Debug)]
 pub struct StageResult {
     pub layers: Vec<LayerRef>,
-    /// RFC 3339, one for each layer-making step of this stage and its parent stages, in order.
-    pub created: Vec<String>,
+    /// One for each layer that this build's stages made, in order.
+    pub made: Vec<Made>,
     /// The image's creation time below the first own step: the base's.
     pub base_created: Option<String>,
+}
+
+/// When and by what a layer was made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// RFC 3339.
+    pub created: String,
+    /// BuildKit's name of the vertex, for histories that lack an entry.
+    pub description: String,
 }
 
 /// A solved target.
@@ -190,7 +203,7 @@ impl Solver {
     fn config(&self, index: usize, result: &StageResult) -> Result<ImageConfig, Error> {
         let stage = &self.parts.graph.stages[&index];
         let mut config = stage.config.clone();
-        let mut times = result.created.iter();
+        let mut times = result.made.iter().map(|made| &made.created);
         let mut latest = result.base_created.clone();
         for entry in config.history.iter_mut().skip(stage.inherited_history) {
             if !entry.empty_layer {
@@ -198,9 +211,28 @@ impl Solver {
             }
             entry.created = self.clock.fixed().or(latest.clone());
         }
+        self.complete_history(&mut config, result);
         config.created = self.clock.fixed().or(latest);
         config.rootfs.diff_ids = result.layers.iter().map(|layer| layer.diff_id).collect();
         Ok(config)
+    }
+
+    /// Layers of a base without history push the entries of the later ones down; what is missing at the end is made of
+    /// the vertices' names, as BuildKit's exporter does.
+    fn complete_history(&self, config: &mut ImageConfig, result: &StageResult) {
+        let told = config.history.iter().filter(|entry| !entry.empty_layer).count();
+        let inherited = result.layers.len() - result.made.len();
+        for made in result.made.iter().skip(told.saturating_sub(inherited)) {
+            if told >= result.layers.len() {
+                return;
+            }
+            config.history.push(History {
+                created: Some(made.created.clone()),
+                created_by: made.description.clone(),
+                comment: "buildkit.exporter.image.v0".into(),
+                ..History::default()
+            });
+        }
     }
 
     pub fn reports(&self) -> Vec<StepReport> {

@@ -125,7 +125,8 @@ impl Solver {
             Some(TreeSource::Image(image)) => self.parts.images[image].layers.clone(),
         };
         let trees = self.layers.trees(&layers).await?;
-        let lowers = self.lowers(&layers, &trees).await?;
+        let visible = rootfs::lowest_visible_layer(&self.layers.snapshot(&layers).await?);
+        let lowers = self.lowers(&layers[visible..], &trees[visible..]).await?;
         match lowers.is_empty() {
             true => Ok(vec![fresh(work, number, "empty")?]),
             false => Ok(lowers),
@@ -260,7 +261,7 @@ fn discard(work: &Path, number: usize) -> Result<Discard, Error> {
     Ok(Discard { upper: fresh(work, number, "upper")?, work: fresh(work, number, "work")? })
 }
 
-fn read_secret(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
+pub fn read_secret(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
     let bytes = match source {
         SecretSource::Value(value) => value.expose().clone(),
         SecretSource::File(path) => fs::read(path).map_err(|error| {

@@ -76,7 +76,9 @@ impl Solver {
         let snapshot = self.layers.snapshot(&below.layers).await?;
         let place = self.place()?;
         let user = self.run_user(run, &below.layers, &snapshot).await?;
-        let lowers = self.lowers(&below.layers, &trees).await?;
+        // overlayfs takes no opaque mark on a layer's root: what lies below one is left out.
+        let visible = rootfs::lowest_visible_layer(&snapshot);
+        let lowers = self.lowers(&below.layers[visible..], &trees[visible..]).await?;
         self.make_working_directory(run, &below.layers, &snapshot, &place).await?;
         let mut spec =
             StepSpec::new(place.upper(), place.work.join("work"), place.work.join("box"));
@@ -219,7 +221,7 @@ impl Solver {
         let layer = self.write(changeset.clone()).await?;
         blocking(move || settle(upper.as_fd(), &snapshot, &changeset, cap)).await?.map_err(host)?;
         self.layers.adopt_tree(&place.tree, &layer.diff_id)?;
-        Ok(Executed { layer, key: None })
+        Ok(Executed::written(layer, None))
     }
 }
 

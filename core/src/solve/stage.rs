@@ -16,7 +16,7 @@ use crate::{
 };
 
 use super::{
-    Solver, StageResult, StepReport, blocking,
+    Made, Solver, StageResult, StepReport, blocking,
     keys::{StepKey, parent_key},
     layers::host,
     vertex_total,
@@ -24,9 +24,21 @@ use super::{
 
 /// What executing a step gave, before it is recorded.
 pub struct Executed {
-    pub layer: WrittenLayer,
+    pub layer: Outcome,
     /// The step's key, where it could only be known from the layer's content.
     pub key: Option<CacheKey>,
+}
+
+/// A new layer, or one that a record had after all.
+pub enum Outcome {
+    Written(Box<WrittenLayer>),
+    Known(Box<Record>),
+}
+
+impl Executed {
+    pub fn written(layer: WrittenLayer, key: Option<CacheKey>) -> Self {
+        Executed { layer: Outcome::Written(Box::new(layer)), key }
+    }
 }
 
 impl Solver {
@@ -50,10 +62,14 @@ impl Solver {
                 Some(key) if key.key.is_some() => key,
                 _ => self.step_key(step, parent)?,
             };
+            let description = match &step.op {
+                Op::Run(run) => format!("mount / from exec {}", run.argv.join(" ")),
+                _ => name.clone(),
+            };
             let (layer, created, own) = self.step(&stage, at, name, &key, &result).await?;
             parent = own.or(key.key);
             result.layers.push(layer);
-            result.created.push(created);
+            result.made.push(Made { created, description });
         }
         Ok(result)
     }
@@ -63,13 +79,13 @@ impl Solver {
         let located = |error: Error| error.at(&self.parts.dockerfile, stage.base_span);
         Ok(match &stage.base {
             Base::Scratch => {
-                StageResult { layers: Vec::new(), created: Vec::new(), base_created: None }
+                StageResult { layers: Vec::new(), made: Vec::new(), base_created: None }
             }
             Base::Image(image) => {
                 let image = &self.parts.images[image];
                 StageResult {
                     layers: image.layers.clone(),
-                    created: Vec::new(),
+                    made: Vec::new(),
                     base_created: image.config.created.clone(),
                 }
             }
@@ -79,7 +95,7 @@ impl Solver {
             }
             Base::Context(name) => {
                 let layer = self.context_layer(name).await.map_err(located)?;
-                StageResult { layers: vec![layer], created: Vec::new(), base_created: None }
+                StageResult { layers: vec![layer], made: Vec::new(), base_created: None }
             }
         })
     }
@@ -130,16 +146,22 @@ impl Solver {
             Ok(executed) => executed,
             Err(error) => return vertex.end(Err(error)),
         };
+        let own = key.key.or(executed.key);
+        let written = match executed.layer {
+            Outcome::Written(written) => *written,
+            Outcome::Known(record) => {
+                let descriptor = &record.layer.descriptor;
+                vertex.cached((descriptor.digest, descriptor.size));
+                self.note(stage, at, true, record.milliseconds, &record.layer);
+                return Ok((layer_of(&record), record.created.clone(), own));
+            }
+        };
         let record = Record {
-            layer: RecordLayer {
-                descriptor: executed.layer.descriptor.clone(),
-                diff_id: executed.layer.diff_id,
-            },
+            layer: RecordLayer { descriptor: written.descriptor.clone(), diff_id: written.diff_id },
             created: self.clock.step(),
             milliseconds: started.elapsed().as_millis() as u64,
         };
-        self.layers.remember(executed.layer.diff_id, executed.layer.index)?;
-        let own = key.key.or(executed.key);
+        self.layers.remember(written.diff_id, written.index)?;
         if let (Some(prefix), Some(own)) = (&key.prefix, &own) {
             cache::store(&self.parts.store, prefix, own, &record).map_err(host)?;
         }

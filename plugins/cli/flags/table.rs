@@ -5,6 +5,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     Build,
+    Check,
     CacheDu,
     CachePrune,
 }
@@ -102,6 +103,15 @@ pub const COMMANDS: &[CommandRow] = &[
         }),
     },
     CommandRow {
+        command: Command::Check,
+        words: &["check"],
+        about: "Check a Dockerfile by BuildKit's build checks, without building it",
+        argument: Some(Argument {
+            name: "CONTEXT",
+            help: "The build context: a directory, a tar file, or - for a tar on standard input",
+        }),
+    },
+    CommandRow {
         command: Command::CacheDu,
         words: &["cache", "du"],
         about: "Show what the state directory holds",
@@ -120,10 +130,13 @@ pub const COMMAND_GROUPS: &[(&str, &str)] = &[("cache", "Look at and empty the l
 
 pub const PROGRESS: &[&str] = &["auto", "tty", "plain", "json", "quiet"];
 pub const NETWORKS: &[&str] = &["default", "none", "host"];
+pub const FORMATS: &[&str] = &["human", "json", "sarif"];
 pub const SANDBOXES: &[&str] = &["auto", "overlay"];
 
 const BUILD: &[Command] = &[Command::Build];
-const EVERY: &[Command] = &[Command::Build, Command::CacheDu, Command::CachePrune];
+const CHECK: &[Command] = &[Command::Check];
+const BUILD_AND_CHECK: &[Command] = &[Command::Build, Command::Check];
+const EVERY: &[Command] = &[Command::Build, Command::Check, Command::CacheDu, Command::CachePrune];
 
 /// A row with nothing in it, for struct update.
 const ROW: Flag = Flag {
@@ -147,6 +160,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PATH",
         kind: Kind::Path,
         default: Some("CONTEXT/Dockerfile"),
+        commands: BUILD_AND_CHECK,
         help: "The Dockerfile; - reads it from standard input",
         ..ROW
     },
@@ -154,6 +168,7 @@ pub const FLAGS: &[Flag] = &[
         name: "target",
         value: "STAGE",
         default: Some("the last stage"),
+        commands: BUILD_AND_CHECK,
         help: "The stage to build",
         ..ROW
     },
@@ -162,6 +177,7 @@ pub const FLAGS: &[Flag] = &[
         value: "KEY=VALUE",
         kind: Kind::Pair,
         repeatable: true,
+        commands: BUILD_AND_CHECK,
         help: "Set an ARG; KEY alone takes its value from the environment",
         ..ROW
     },
@@ -170,6 +186,7 @@ pub const FLAGS: &[Flag] = &[
         value: "NAME=SOURCE",
         kind: Kind::Pair,
         repeatable: true,
+        commands: BUILD_AND_CHECK,
         help: "A named context: a directory, docker-image://REF or oci-layout://PATH[:TAG][@DIGEST]",
         ..ROW
     },
@@ -178,6 +195,7 @@ pub const FLAGS: &[Flag] = &[
         value: "OS/ARCH",
         repeatable: true,
         default: Some("this host's"),
+        commands: BUILD_AND_CHECK,
         help: "The platform to build for (one)",
         ..ROW
     },
@@ -195,6 +213,12 @@ pub const FLAGS: &[Flag] = &[
         kind: Kind::Pair,
         repeatable: true,
         help: "An annotation for the image's manifest",
+        ..ROW
+    },
+    Flag {
+        name: "check",
+        kind: Kind::Switch,
+        help: "Check the Dockerfile, as `bareboat check` does, and build nothing",
         ..ROW
     },
     Flag {
@@ -314,9 +338,20 @@ pub const FLAGS: &[Flag] = &[
         ..ROW
     },
     Flag {
+        name: "format",
+        value: "FORM",
+        kind: Kind::Choice(FORMATS),
+        commands: CHECK,
+        group: Group::Output,
+        default: Some("human"),
+        help: "How findings are printed: for people, as `docker buildx build --call=check,format=json`, or as SARIF 2.1.0",
+        ..ROW
+    },
+    Flag {
         name: "insecure-registry",
         value: "HOST[:PORT]",
         repeatable: true,
+        commands: BUILD_AND_CHECK,
         group: Group::Registry,
         help: "A registry, or a network in CIDR form, that may speak plain http (localhost always may)",
         ..ROW
@@ -326,6 +361,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PATH",
         kind: Kind::Path,
         repeatable: true,
+        commands: BUILD_AND_CHECK,
         group: Group::Registry,
         help: "Certificates (PEM) to trust besides the system's; SSL_CERT_FILE replaces those",
         ..ROW

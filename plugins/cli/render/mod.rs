@@ -18,10 +18,11 @@ use std::{
 
 use bareboat_core::{Class, Error, event::Reporter};
 
-pub use style::bytes;
+pub use frame::frame as source_frame;
+pub use style::{Style, bytes};
+pub use text::message;
 
 use crate::flags::{Environment, Progress};
-use style::Style;
 
 /// A reporter that also shows what is not an event.
 pub trait Display: Reporter {
@@ -50,6 +51,12 @@ pub fn stderr_style(environment: &Environment) -> Style {
     let dumb = environment.text("TERM").is_none_or(|term| term == "dumb");
     let refused = environment.get("NO_COLOR").is_some() || dumb;
     Style { colored: environment.stderr_is_terminal && !refused }
+}
+
+/// The same for results on standard output.
+pub fn stdout_style(environment: &Environment) -> Style {
+    let stderr_is_terminal = environment.stdout_is_terminal;
+    stderr_style(&Environment { stderr_is_terminal, ..environment.clone() })
 }
 
 /// The process's exit code for an error: that of its class; what the shell itself could not do is this host's fault.

@@ -117,7 +117,7 @@ impl Bits<'_> {
 }
 
 /// Codes up to this length are looked up; longer ones are rare by their nature.
-const TABLE_BITS: u32 = 11;
+const TABLE_BITS: u32 = 10;
 const TABLE_MASK: u64 = (1 << TABLE_BITS) - 1;
 const CODE_BITS_MAX: usize = 15;
 const SYMBOLS_MAX: usize = 288;

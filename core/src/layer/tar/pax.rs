@@ -4,6 +4,9 @@ use crate::tree::Timestamp;
 
 pub(super) const CAPABILITY_KEY: &[u8] = b"SCHILY.xattr.security.capability";
 
+/// Version 3, the longest (linux/capability.h).
+const CAPABILITY_BYTES_MAX: usize = 24;
+
 /// What one member's PAX header says.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
@@ -38,6 +41,9 @@ impl Extensions {
             b"uid" => set_once(&mut self.uid, decimal(value)?),
             b"gid" => set_once(&mut self.gid, decimal(value)?),
             b"mtime" => set_once(&mut self.mtime, time(value)?),
+            CAPABILITY_KEY if value.len() > CAPABILITY_BYTES_MAX => {
+                Err("a file capability is too long")
+            }
             CAPABILITY_KEY => {
                 set_once(&mut self.capability, (!value.is_empty()).then(|| value.into()))
             }

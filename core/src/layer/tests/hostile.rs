@@ -233,7 +233,7 @@ fn pax_headers_are_strict() {
         refused(x(bad), "PAX");
     }
     let smuggled = forge()
-        .pax(&[("SCHILY.xattr.security.capability", b"\x01\n13 path=evil\n"), ("comment", b"c")])
+        .pax(&[("SCHILY.xattr.security.capability", b"\x01\n12 path=evil\n"), ("comment", b"c")])
         .file("good", b"")
         .end();
     assert_eq!(list(&smuggled).unwrap(), ["/good f0"]);
@@ -386,6 +386,29 @@ fn limits_hold() {
     assert!(read(pax).unwrap_err().contains("1000 bytes"));
     let claimed = forge().header(b'x', b"x", 1 << 40, |_| {}).bytes();
     assert!(read(claimed).unwrap_err().contains("1000 bytes"));
+}
+
+#[test]
+fn deep_names_are_paid_for() {
+    let deep = |at: u32| format!("{}{at}", "d/".repeat(2040));
+    let forge = |count| {
+        (0..count).fold(Forge::default(), |forge, at| {
+            forge.pax(&[("path", format!("{at}/{}", &deep(at)[4..]).as_bytes())]).file("x", b"")
+        })
+    };
+    let limits = ReadLimits { index_bytes_max: 10 << 20, ..ReadLimits::default() };
+    let read = |archive: Vec<u8>| read_layer(&mut &archive[..], PLAIN, limits, None);
+    assert_eq!(read(forge(1).end()).unwrap().index.rows().len(), 2040);
+    let error = chain(&read(forge(10).end()).unwrap_err());
+    assert!(error.contains("bytes of names"), "{error}");
+    let target = [b't'; 4000];
+    let links = (0..3000).fold(Forge::default(), |forge, at| {
+        forge.pax(&[("linkpath", &target)]).symlink(&at.to_string(), "x")
+    });
+    assert!(read(links.end()).is_err());
+    let capability = [0; 25];
+    let long = Forge::default().pax(&[("SCHILY.xattr.security.capability", &capability)]);
+    refused(long.file("x", b"").end(), "capability is too long");
 }
 
 #[test]

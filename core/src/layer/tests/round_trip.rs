@@ -133,6 +133,32 @@ fn an_empty_changeset_is_an_empty_archive() {
 }
 
 #[test]
+fn numbers_beyond_the_header_fields_survive() {
+    use crate::layer::tar::{MemberKind, TarReader, writer::MemberHeader};
+    for size in [8_589_934_591, 8_589_934_592, 1 << 39] {
+        let metadata = Metadata { uid: 2_097_151, gid: 2_097_152, ..metadata(0o7777) };
+        let name = format!("{}/{}", "d".repeat(99), "f");
+        let header = MemberHeader {
+            name: name.as_bytes(),
+            typeflag: ::tar::EntryType::Regular,
+            metadata: &metadata,
+            size,
+            target: b"",
+            device: None,
+        };
+        let mut bytes = Vec::new();
+        header.encode(&mut bytes);
+        let mut reader = TarReader::new(&bytes[..], ReadLimits::default());
+        let member = reader.next_member().unwrap().unwrap();
+        assert_eq!(
+            (member.size, &member.metadata, member.kind),
+            (size, &metadata, MemberKind::File)
+        );
+        assert_eq!(member.name, name.as_bytes());
+    }
+}
+
+#[test]
 fn times_are_cut_to_seconds_and_capped() {
     let mut options = options(Compression::Uncompressed, 1);
     options.mtime_seconds_max = Some(1000);

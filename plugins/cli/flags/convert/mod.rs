@@ -15,6 +15,7 @@ use bareboat_core::{
 };
 
 use super::{Environment, RawRequest, table::Command};
+use crate::check::Format;
 use surroundings::Proxies;
 
 /// What standard error shows.
@@ -49,10 +50,19 @@ pub struct Build {
     pub stdout_taken: bool,
 }
 
+/// A check of a Dockerfile.
+#[derive(Debug)]
+pub struct Check {
+    pub request: BuildRequest,
+    pub registry: RegistryOptions,
+    pub format: Format,
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Task {
     Build(Box<Build>),
+    Check(Box<Check>),
     CacheDu { state_directory: PathBuf },
     CachePrune { state_directory: PathBuf },
 }
@@ -75,9 +85,23 @@ pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocat
     let state_directory =
         surroundings::state_directory(raw.take_one("state-dir").map(PathBuf::from), environment)?;
     let task = match raw.command() {
-        Command::Build => Task::Build(Box::new(build(&mut raw, state_directory, environment)?)),
+        Command::Build => {
+            let is_check = raw.take_switch("check");
+            let build = build(&mut raw, state_directory, environment)?;
+            if is_check {
+                Task::Check(Box::new(build.into()))
+            } else {
+                Task::Build(Box::new(build))
+            }
+        }
+        Command::Check => Task::Check(Box::new(check(&mut raw, state_directory, environment)?)),
         Command::CacheDu => Task::CacheDu { state_directory },
         Command::CachePrune => Task::CachePrune { state_directory },
+    };
+    let progress = match (&task, progress) {
+        // A check has no steps for a live list.
+        (Task::Check(_), Progress::Tty) => Progress::Plain,
+        (_, progress) => progress,
     };
     match raw.left() {
         Some(flag) => Err(Error::new(Class::Bug, format!("--{flag} was taken and not looked at"))),
@@ -131,6 +155,27 @@ fn build(
         iidfile: file_to_write("iidfile", raw)?,
         stdout_taken,
     })
+}
+
+fn check(
+    raw: &mut RawRequest,
+    state_directory: PathBuf,
+    environment: &Environment,
+) -> Result<Check, Error> {
+    let mut request = BuildRequest { state_directory, ..BuildRequest::default() };
+    what_to_build(raw, environment, &mut request)?;
+    let format = match raw.take_text("format")?.as_deref() {
+        Some("json") => Format::Json,
+        Some("sarif") => Format::Sarif,
+        _ => Format::Human,
+    };
+    Ok(Check { request, registry: registry(raw, environment)?, format })
+}
+
+impl From<Build> for Check {
+    fn from(build: Build) -> Self {
+        Check { request: build.request, registry: build.registry, format: Format::Human }
+    }
 }
 
 fn what_to_build(

@@ -48,6 +48,32 @@ fn sample(name: &str) -> &'static str {
 }
 
 #[test]
+fn every_flag_of_check_is_looked_at() {
+    for flag in FLAGS.iter().filter(|flag| flag.commands.contains(&Command::Check)) {
+        let option = match (flag.name, flag.value.is_empty()) {
+            ("format", _) => "--format=sarif".to_owned(),
+            (name, true) => format!("--{name}"),
+            (name, false) => format!("--{name}={}", sample(name)),
+        };
+        let invocation =
+            converted(&["check", &option, "/"]).unwrap_or_else(|error| panic!("{option}: {error}"));
+        let Task::Check(check) = invocation.task else { panic!("{option}") };
+        assert_eq!(check.format == Format::Sarif, flag.name == "format");
+        assert_eq!(invocation.progress, Progress::Plain);
+    }
+}
+
+#[test]
+fn build_with_check_only_checks() {
+    let task = |arguments: &[&str]| converted(arguments).unwrap().task;
+    let checked = task(&["build", "--check", "-t", "x", "--build-arg", "A=b", "--push", "/"]);
+    let Task::Check(check) = checked else { panic!("{checked:?}") };
+    assert_eq!(check.format, Format::Human);
+    assert_eq!(check.request.build_args["A"], "b");
+    assert!(matches!(task(&["build", "--check=false", "/"]), Task::Build(_)));
+}
+
+#[test]
 fn every_flag_of_the_table_is_looked_at() {
     for flag in FLAGS.iter().filter(|flag| flag.commands.contains(&Command::Build)) {
         let option = match !flag.value.is_empty() {
