@@ -12,7 +12,7 @@ use crate::{
     check::check_build,
     context::Contexts,
     dockerfile::{self, ParseErrors, Parsed, WarningKind, ast::Dockerfile},
-    error::{Class, Error},
+    error::{Class, Error, Location},
     event::{Event, Reporter, Warning},
     fetch::{FetchError, Git, GitOptions, HttpClient},
     image::{Artifact, ImageConfig, platform::Platform},
@@ -235,8 +235,12 @@ async fn plan_and_resolve(
             Plan::Needs(needs) => needs,
         };
         let resolved = needs.iter().map(|(image, span)| async move {
+            let place = Location::new(dockerfile, *span);
             let resolved = resolver.resolve(image).await;
-            resolved.map_err(|error| error.context(image).at(dockerfile, *span))
+            match resolved {
+                Ok(resolved) => Ok(resolved.named_at(&place)),
+                Err(error) => Err(error.context(image).at_location(place)),
+            }
         });
         let resolved = futures_util::future::try_join_all(resolved).await?;
         for ((image, _), resolved) in needs.into_iter().zip(resolved) {

@@ -226,7 +226,7 @@ impl Solver {
 
 fn layer_of(record: &Record) -> LayerRef {
     let RecordLayer { descriptor, diff_id } = record.layer.clone();
-    LayerRef { descriptor, diff_id, origin: None }
+    LayerRef { descriptor, diff_id, origin: None, place: None }
 }
 
 /// What names the compression in a key: layers of another one are other bytes.
