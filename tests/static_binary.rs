@@ -109,6 +109,9 @@ fn make_certificate(directory: &Path) {
             &subject,
             "-addext",
             &names,
+            // rustls takes no CA for a server's certificate.
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
             "-keyout",
             &path("key.pem"),
             "-out",
