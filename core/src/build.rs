@@ -14,14 +14,14 @@ use crate::{
     dockerfile::{self, ParseErrors, Parsed, WarningKind, ast::Dockerfile},
     error::{Class, Error},
     event::{Event, Reporter, Warning},
-    fetch::{FetchError, Git, GitOptions, HttpClient},
+    fetch::{FetchError, Git, GitOptions, HttpClient, SshAccess},
     image::{Image, ImageConfig, platform::Platform},
     output,
     plan::{self, BuildGraph, ImageUse, Plan},
     registry::{Client, ClientOptions, Keychain},
     request::BuildRequest,
     resolve::{ResolvedImage, Resolver},
-    solve::{Solver, StepReport, Uploads},
+    solve::{ContextFetcher, Solver, StepReport, Uploads},
     store::Store,
 };
 
@@ -66,7 +66,10 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
         })?;
     let client = Client::new(services.registry.clone(), services.keychain.clone())
         .map_err(|error| error.into_error(Class::Usage))?;
-    let contexts = Contexts::open(&request, &store)?;
+    let next_vertex = Arc::new(AtomicU32::new(1));
+    let fetcher = fetcher(&request, &services, &store, &next_vertex)?;
+    let main = until_canceled(&services.cancel, fetcher.main(&request)).await?;
+    let mut contexts = Contexts::open(&request, &store, main)?;
     let parsed = load(&contexts, &*services.reporter)?;
     let dockerfile = Arc::new(parsed.dockerfile.clone());
     let platform = request.platforms.first().cloned().unwrap_or_else(Platform::host);
@@ -75,17 +78,15 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
     let planned = plan_and_resolve(&dockerfile, &request, &platform, &resolver);
     let (graph, images) = until_canceled(cancel, planned).await?;
     check_build(&parsed, &request, &images, &contexts, &*services.reporter)?;
+    let named = fetcher.named(&request, &graph);
+    contexts.add_named(until_canceled(cancel, named).await?);
     let target = graph.target;
     let request = Arc::new(BuildRequest {
         source_date_epoch: graph.source_date_epoch,
         ..BuildRequest::clone(&request)
     });
-    let next_vertex = Arc::new(AtomicU32::new(1));
     let pushes = output::pushes(&request, &names)?;
     let uploads = Uploads::new(&client, &pushes, &graph, &services.reporter, &next_vertex)?;
-    let http = HttpClient::new(&services.registry).map_err(FetchError::into_error)?;
-    let options = GitOptions { path: services.program_path.clone(), ..GitOptions::default() };
-    let git = Git::new(options, http.clone());
     let services = Arc::new(services);
     let solver = Solver::new(crate::solve::Parts {
         graph,
@@ -95,8 +96,8 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
         contexts,
         store: store.clone(),
         client: client.clone(),
-        http,
-        git,
+        http: fetcher.http,
+        git: fetcher.git,
         services: services.clone(),
         next_vertex,
         uploads,
@@ -118,6 +119,28 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
         pulled_bytes: solver.pulled_bytes(),
         pushed_bytes: written.pushed_bytes,
         image: solved.image,
+    })
+}
+
+/// What sources from outside are fetched with.
+pub fn fetcher(
+    request: &BuildRequest,
+    services: &Services,
+    store: &Store,
+    next_vertex: &Arc<AtomicU32>,
+) -> Result<ContextFetcher, Error> {
+    let http = HttpClient::new(&services.registry).map_err(FetchError::into_error)?;
+    let options = GitOptions {
+        path: services.program_path.clone(),
+        ssh: request.ssh.get("default").map(SshAccess::from),
+        ..GitOptions::default()
+    };
+    Ok(ContextFetcher {
+        git: Git::new(options, http.clone()),
+        http,
+        store: store.clone(),
+        reporter: services.reporter.clone(),
+        next_vertex: next_vertex.clone(),
     })
 }
 

@@ -4,14 +4,22 @@ use std::io::Read;
 
 use crate::{
     layer::{
-        decompress::decompressed,
+        decompress::{Format, decompressed},
         limits::ReadLimits,
-        tar::{Member, MemberKind, TarReader},
+        tar::{Member, MemberKind, TarReader, is_tar_header},
     },
     tree::{Content, EntryPath, Kind, Metadata},
 };
 
 use super::{ContextError, ContextTree, MemoryTree, Node, Spool};
+
+/// The size of a tar's header.
+const BLOCK_BYTES: usize = 512;
+
+/// Whether a file that begins with `head` (512 bytes, or all there is) is taken as an archive: it is compressed, or a tar.
+pub fn is_archive(head: &[u8]) -> bool {
+    Format::of_magic(head) != Format::Plain || head.get(..BLOCK_BYTES).is_some_and(is_tar_header)
+}
 
 impl ContextTree {
     /// Reads a tar, plain or compressed, to its end; the files' bytes go to the spool. No ignore file counts.

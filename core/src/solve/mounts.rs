@@ -1,6 +1,7 @@
 //! RUN --mount: what each asks for, as mounts of the step's box.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -17,8 +18,9 @@ use crate::{
         users::RunUser,
     },
     plan::{PlannedMount, RunOp, TreeSource},
-    request::SecretSource,
+    request::{BuildRequest, SecretSource},
     rootfs,
+    secret::Secret,
 };
 
 use super::{Solver, blocking, layers::host};
@@ -261,7 +263,15 @@ fn discard(work: &Path, number: usize) -> Result<Discard, Error> {
     Ok(Discard { upper: fresh(work, number, "upper")?, work: fresh(work, number, "work")? })
 }
 
-pub fn read_secret(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
+/// All secrets of a build, by id.
+pub fn secret_values(request: &BuildRequest) -> Result<BTreeMap<String, Secret<Vec<u8>>>, Error> {
+    let read = |(id, source): (&String, &SecretSource)| {
+        Ok((id.clone(), Secret::new(read_secret(id, source)?)))
+    };
+    request.secrets.iter().map(read).collect()
+}
+
+fn read_secret(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
     let bytes = match source {
         SecretSource::Value(value) => value.expose().clone(),
         SecretSource::File(path) => fs::read(path).map_err(|error| {
