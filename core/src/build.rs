@@ -14,6 +14,7 @@ use crate::{
     dockerfile::{self, ParseErrors, Parsed, WarningKind, ast::Dockerfile},
     error::{Class, Error},
     event::{Event, Reporter, Warning},
+    execute::ssh,
     fetch::{FetchError, Git, GitOptions, HttpClient, SshAccess},
     image::{Image, ImageConfig, platform::Platform},
     output,
@@ -60,6 +61,7 @@ pub struct BuildResult {
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
     let request = Arc::new(request);
     let names = output::names(&request)?;
+    ssh::check(&request)?;
     let store =
         Store::open(&request.state_directory, services.boot_id.clone()).map_err(|error| {
             Error::from_cause(Class::Host, error).hint("name another place with --state-dir")
