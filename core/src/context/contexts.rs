@@ -46,7 +46,7 @@ pub struct OpenContext {
 pub struct Contexts {
     store: Store,
     main: Option<Arc<OpenContext>>,
-    named: BTreeMap<String, Arc<OpenContext>>,
+    named: Mutex<BTreeMap<String, Arc<OpenContext>>>,
     dockerfile: (String, Vec<u8>),
     trees: tokio::sync::Mutex<HashMap<Option<String>, PathBuf>>,
 }
@@ -106,14 +106,25 @@ impl Contexts {
             }
         }
         let trees = tokio::sync::Mutex::default();
+        let named = Mutex::new(named);
         Ok(Contexts { store: store.clone(), main, named, dockerfile: (name, bytes), trees })
     }
 
     /// Adds named contexts that were fetched. No ignore file counts for them.
-    pub fn add_named(&mut self, fetched: Vec<(String, ContextTree)>) {
+    pub fn add_named(&self, fetched: Vec<(String, ContextTree)>) {
+        let mut named = self.named();
         for (name, tree) in fetched {
-            self.named.insert(name, Arc::new(OpenContext::unfiled(tree)));
+            named.insert(name, Arc::new(OpenContext::unfiled(tree)));
         }
+    }
+
+    /// Whether a named context is there already.
+    pub fn has(&self, name: &str) -> bool {
+        self.named().contains_key(name)
+    }
+
+    fn named(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<OpenContext>>> {
+        self.named.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The Dockerfile's name, as messages show it, and its bytes.
@@ -125,7 +136,7 @@ impl Contexts {
     pub fn get(&self, name: Option<&str>) -> Result<Arc<OpenContext>, Error> {
         let found = match name {
             None => self.main.clone(),
-            Some(name) => self.named.get(name).cloned(),
+            Some(name) => self.named().get(name).cloned(),
         };
         found.ok_or_else(|| Error::new(Class::Input, "this build has no context to copy from"))
     }
@@ -137,7 +148,7 @@ impl Contexts {
 
     /// Keeps the content hashes for the next build.
     pub fn save_hashes(&self) {
-        for context in self.main.iter().chain(self.named.values()) {
+        for context in self.main.iter().chain(self.named().values()) {
             let mut hashes = context.hashes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             hashes.save(&self.store);
         }

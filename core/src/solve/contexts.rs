@@ -14,7 +14,7 @@ use futures_util::future::try_join_all;
 
 use crate::{
     context::{
-        ContextTree, FETCHED_FILE, FetchedContext, Ignore, MemoryTree, RemoteFile, Spool,
+        ContextTree, Contexts, FETCHED_FILE, FetchedContext, Ignore, MemoryTree, RemoteFile, Spool,
         is_archive,
     },
     error::Error,
@@ -64,7 +64,7 @@ impl ContextFetcher {
         }
     }
 
-    /// The remote named contexts that the graph reads.
+    /// The remote named contexts that the graph reads, but for those that `contexts` has.
     ///
     /// # Errors
     /// As [`ContextFetcher::main`].
@@ -72,11 +72,12 @@ impl ContextFetcher {
         &self,
         request: &BuildRequest,
         graph: &BuildGraph,
+        contexts: &Contexts,
     ) -> Result<Vec<(String, ContextTree)>, Error> {
         let used = used_contexts(graph);
         let wanted = request.build_contexts.iter().filter(|(name, context)| {
             let remote = matches!(context, NamedContext::Git(_) | NamedContext::Url(_));
-            remote && used.contains(name.as_str())
+            remote && used.contains(name.as_str()) && !contexts.has(name)
         });
         let fetched = wanted.map(|(name, context)| async move {
             Ok::<_, Error>((name.clone(), self.named_one(name, context, request).await?))

@@ -54,7 +54,7 @@ pub struct Parts {
     pub images: BTreeMap<ImageUse, ResolvedImage>,
     pub dockerfile: Arc<Dockerfile>,
     pub request: Arc<BuildRequest>,
-    pub contexts: Contexts,
+    pub contexts: Arc<Contexts>,
     pub store: Store,
     pub client: Client,
     pub http: HttpClient,
@@ -62,6 +62,8 @@ pub struct Parts {
     pub services: Arc<Services>,
     pub next_vertex: Arc<AtomicU32>,
     pub uploads: Uploads,
+    /// Comes before stages' names where a build is for several platforms: the platform and a blank.
+    pub label: String,
 }
 
 /// What one step did, for metadata and summaries.
