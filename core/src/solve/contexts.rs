@@ -205,10 +205,10 @@ fn kept_git_dir(reference: &GitReference, request: &BuildRequest) -> GitReferenc
 
 fn shown_git(reference: &GitReference) -> String {
     let name = reference.reference.as_deref().map(|name| format!("#{name}")).unwrap_or_default();
-    let folder = &reference.subdirectory;
-    let folder = match folder.is_root() {
-        true => String::new(),
-        false => format!("{}:{folder}", if name.is_empty() { "#" } else { "" }),
+    let folder = reference.subdirectory.to_string();
+    let folder = match folder.trim_start_matches('/') {
+        "" => String::new(),
+        folder => format!("{}:{folder}", if name.is_empty() { "#" } else { "" }),
     };
     format!("{}{name}{folder}", reference.remote)
 }
