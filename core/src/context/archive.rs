@@ -157,6 +157,18 @@ mod tests {
     use super::*;
     use crate::context::{Ignore, SourceTree, read_file};
 
+    #[test]
+    fn archives_are_known_by_their_first_block() {
+        let tar = archive(&[("a", tar::EntryType::Regular, "x")]);
+        assert!(is_archive(&tar[..BLOCK_BYTES]));
+        assert!(!is_archive(&tar[..BLOCK_BYTES - 1]));
+        assert!(!is_archive(&[0; BLOCK_BYTES]), "an empty tar is no archive");
+        for magic in [&b"\x1f\x8b\x08"[..], b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"] {
+            assert!(is_archive(magic));
+        }
+        assert!(!is_archive(b"FROM scratch\n") && !is_archive(b""));
+    }
+
     fn look(tree: &ContextTree, path: &str) -> Option<Node> {
         tree.lookup(&EntryPath::clean(path.as_bytes()).unwrap()).unwrap()
     }

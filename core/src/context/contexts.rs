@@ -404,3 +404,88 @@ fn read_dockerfile(
 fn input(error: ContextError) -> Error {
     Error::from_cause(Class::Input, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::RemoteFile;
+
+    fn store(folder: &Path) -> Store {
+        Store::open(&folder.join("state"), "boot".into()).unwrap()
+    }
+
+    fn with_dockerfile(path: Option<&str>) -> BuildRequest {
+        BuildRequest { dockerfile: path.map(PathBuf::from), ..BuildRequest::default() }
+    }
+
+    fn fetched(name: &[u8], text: &str, dockerfile: Option<&str>) -> Main {
+        let tree = MemoryTree::remote(RemoteFile {
+            name: name.to_vec(),
+            size: text.len() as u64,
+            content: Content::Bytes(text.as_bytes().into()),
+            mtime: Default::default(),
+            digest: None,
+        });
+        let tree = ContextTree::from_memory(tree.unwrap());
+        open_fetched(FetchedContext { tree, dockerfile: dockerfile.map(str::to_owned) }).unwrap()
+    }
+
+    fn found(main: &Main, path: Option<&str>) -> Result<(String, Vec<u8>), Error> {
+        find_dockerfile(&with_dockerfile(path), Some(main)).map(|(name, bytes, _)| (name, bytes))
+    }
+
+    #[test]
+    fn a_stream_is_a_dockerfile_or_a_tar() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let main = open_stream(&b"FROM scratch\n"[..], &store).unwrap();
+        assert_eq!(found(&main, None).unwrap().1, b"FROM scratch\n");
+        assert!(main.tree.children(&EntryPath::root()).unwrap().is_empty());
+        assert_eq!(found(&main, Some("D")).unwrap_err().class(), Class::Usage);
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(3);
+        header.set_mode(0o644);
+        for name in ["Dockerfile", "dir/Other"] {
+            archive.append_data(&mut header, name, &b"abc"[..]).unwrap();
+        }
+        let main = open_stream(&archive.into_inner().unwrap()[..], &store).unwrap();
+        assert!(!main.ignores && main.filed.is_none());
+        assert_eq!(found(&main, None).unwrap(), ("Dockerfile".into(), b"abc".to_vec()));
+        assert_eq!(found(&main, Some("dir/Other")).unwrap().0, "dir/Other");
+        // A file that the machine has, and the context does not.
+        assert_eq!(found(&main, Some("/etc/passwd")).unwrap_err().class(), Class::Input);
+        let long = std::io::repeat(b'#');
+        assert!(open_stream(long, &store).err().unwrap().title().contains("16 MiB"));
+    }
+
+    #[test]
+    fn a_fetched_file_is_the_dockerfile() {
+        let main = fetched(FETCHED_FILE, "FROM a\n", Some("http://h/D"));
+        assert_eq!(found(&main, None).unwrap(), ("http://h/D".into(), b"FROM a\n".to_vec()));
+        assert_eq!(found(&main, Some("x")).unwrap_err().class(), Class::Usage);
+        // -f - reads standard input.
+        assert_eq!(found(&main, Some("/dev/null")).unwrap().1, b"");
+        let main = fetched(b"dockerfile", "FROM b\n", None);
+        assert_eq!(found(&main, None).unwrap().0, "dockerfile");
+        assert_eq!(found(&main, Some("./dockerfile")).unwrap().1, b"FROM b\n");
+    }
+
+    #[test]
+    fn what_was_fetched_is_kept_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let contexts = Contexts::open(
+            &BuildRequest {
+                context: Some(ContextSource::Directory(folder.path().into())),
+                dockerfile: Some("/dev/null".into()),
+                ..BuildRequest::default()
+            },
+            &store(folder.path()),
+            None,
+        );
+        let contexts = contexts.unwrap();
+        assert!(!contexts.has("a") && contexts.get(Some("a")).is_err());
+        contexts.add_named(vec![("a".into(), ContextTree::from_memory(MemoryTree::default()))]);
+        assert!(contexts.has("a") && contexts.get(Some("a")).is_ok());
+    }
+}

@@ -233,3 +233,38 @@ fn used_contexts(graph: &BuildGraph) -> BTreeSet<&str> {
     }
     used
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fetch::git_reference::parse;
+
+    fn reference(text: &str) -> GitReference {
+        parse(text).unwrap().unwrap()
+    }
+
+    #[test]
+    fn repositories_and_urls_are_shown_without_what_gives_access() {
+        for (text, shown) in [
+            ("https://u:p@h/x.git#v1:a/b", "https://h/x.git#v1:a/b"),
+            ("https://h/x.git#:a", "https://h/x.git#:a"),
+            ("git@h:x", "git@h:x"),
+        ] {
+            assert_eq!(shown_git(&reference(text)), shown);
+        }
+        assert_eq!(without_query("https://h/x?sig=1#y"), "https://h/x");
+    }
+
+    #[test]
+    fn the_git_directory_is_asked_for_by_argument_or_url() {
+        let request = |value: &str| BuildRequest {
+            build_args: [("BUILDKIT_CONTEXT_KEEP_GIT_DIR".into(), value.into())].into(),
+            ..BuildRequest::default()
+        };
+        let plain = reference("git@h:x");
+        assert_eq!(kept_git_dir(&plain, &request("1")).keep_git_dir, Some(true));
+        assert_eq!(kept_git_dir(&plain, &request("0")).keep_git_dir, None);
+        let kept = reference("https://h/x.git?keep-git-dir=1");
+        assert_eq!(kept_git_dir(&kept, &request("false")).keep_git_dir, Some(true));
+    }
+}
