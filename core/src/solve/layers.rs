@@ -20,7 +20,7 @@ use crate::{
     digest::Digest,
     error::{Class, Error},
     event::{Event, Reporter, VertexId},
-    layer::{LayerSink, ReadLayer, limits::ReadLimits, read_layer},
+    layer::{LayerError, LayerSink, ReadLayer, limits::ReadLimits, read_layer},
     registry::{Client, PinnedReference},
     resolve::{LayerRef, Origin},
     rootfs::Unpacker,
@@ -362,9 +362,17 @@ fn read_source(
 ) -> Result<(ReadLayer, Option<Unpacker>), Error> {
     let sink = unpacker.as_mut().map(|unpacker| unpacker as &mut dyn LayerSink);
     let read = read_layer(&mut source, media_type, ReadLimits::default(), sink)
-        .map_err(|error| Error::from_cause(Class::Source, error))?;
+        .map_err(|error| Error::from_cause(class_of(&error), error))?;
     source.finish().map_err(|error| Error::from_cause(Class::Source, error))?;
     Ok((read, unpacker))
+}
+
+/// A layer that cannot be unpacked here is this host's fault, all else the layer's.
+fn class_of(error: &LayerError) -> Class {
+    match error {
+        LayerError::Sink { .. } => Class::Host,
+        _ => Class::Source,
+    }
 }
 
 /// Writes what it reads into a blob of the store.

@@ -28,6 +28,7 @@ use crate::{
     digest::Digest,
     dockerfile::ast::Dockerfile,
     error::{Class, Error},
+    execute::sandbox,
     fetch::{Git, HttpClient},
     image::{History, Image, ImageConfig},
     plan::{BuildGraph, ImageUse},
@@ -117,6 +118,7 @@ pub struct Inner {
     reports: Mutex<Vec<(usize, usize, StepReport)>>,
     tokens: Semaphore,
     sandbox: std::sync::OnceLock<&'static str>,
+    rung: tokio::sync::OnceCell<sandbox::Probe>,
     clock: Clock,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Cache mounts that this build has used.
@@ -150,6 +152,7 @@ impl Solver {
             reports: Mutex::default(),
             tokens,
             sandbox: std::sync::OnceLock::new(),
+            rung: tokio::sync::OnceCell::new(),
             clock,
             tasks: Mutex::default(),
             used: Mutex::default(),
