@@ -14,14 +14,15 @@ use crate::{
     dockerfile::{self, ParseErrors, Parsed, WarningKind, ast::Dockerfile},
     error::{Class, Error, Location},
     event::{Event, Reporter, Warning},
-    fetch::{FetchError, Git, GitOptions, HttpClient},
+    execute::ssh,
+    fetch::{FetchError, Git, GitOptions, HttpClient, SshAccess},
     image::{Artifact, ImageConfig, platform::Platform},
     output,
     plan::{self, BuildGraph, ImageUse, Plan},
     registry::{Client, ClientOptions, Keychain},
     request::BuildRequest,
     resolve::{ResolvedImage, Resolver},
-    solve::{Parts, Solved, Solver, StepReport, Uploads},
+    solve::{ContextFetcher, Parts, Solved, Solver, StepReport, Uploads},
     store::Store,
 };
 
@@ -58,7 +59,7 @@ pub struct BuildResult {
 /// # Errors
 /// The first failure, with its class. On an error no output is touched.
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
-    let session = Session::open(request, services)?;
+    let session = Session::open(request, services).await?;
     let platforms = match session.request.platforms.as_slice() {
         [] => vec![Platform::host()],
         platforms => platforms.to_vec(),
@@ -89,6 +90,28 @@ pub struct Built {
     pub solved: Solved,
 }
 
+/// What sources from outside are fetched with.
+pub fn fetcher(
+    request: &BuildRequest,
+    services: &Services,
+    store: &Store,
+    next_vertex: &Arc<AtomicU32>,
+) -> Result<ContextFetcher, Error> {
+    let http = HttpClient::new(&services.registry).map_err(FetchError::into_error)?;
+    let options = GitOptions {
+        path: services.program_path.clone(),
+        ssh: request.ssh.get("default").map(SshAccess::from),
+        ..GitOptions::default()
+    };
+    Ok(ContextFetcher {
+        git: Git::new(options, http.clone()),
+        http,
+        store: store.clone(),
+        reporter: services.reporter.clone(),
+        next_vertex: next_vertex.clone(),
+    })
+}
+
 /// What a build has open from its beginning to its end.
 struct Session {
     request: Arc<BuildRequest>,
@@ -96,25 +119,26 @@ struct Session {
     services: Arc<Services>,
     store: Store,
     client: Client,
-    http: HttpClient,
-    git: Git,
+    fetcher: ContextFetcher,
     contexts: Arc<Contexts>,
     parsed: Parsed,
     next_vertex: Arc<AtomicU32>,
 }
 
 impl Session {
-    fn open(request: BuildRequest, services: Services) -> Result<Self, Error> {
+    async fn open(request: BuildRequest, services: Services) -> Result<Self, Error> {
         let names = output::names(&request)?;
+        ssh::check(&request)?;
         let store =
             Store::open(&request.state_directory, services.boot_id.clone()).map_err(|error| {
                 Error::from_cause(Class::Host, error).hint("name another place with --state-dir")
             })?;
         let client = Client::new(services.registry.clone(), services.keychain.clone())
             .map_err(|error| error.into_error(Class::Usage))?;
-        let http = HttpClient::new(&services.registry).map_err(FetchError::into_error)?;
-        let options = GitOptions { path: services.program_path.clone(), ..GitOptions::default() };
-        let contexts = Contexts::open(&request, &store)?;
+        let next_vertex = Arc::new(AtomicU32::new(1));
+        let fetcher = fetcher(&request, &services, &store, &next_vertex)?;
+        let main = until_canceled(&services.cancel, fetcher.main(&request)).await?;
+        let contexts = Contexts::open(&request, &store, main)?;
         let parsed = load(&contexts, &*services.reporter)?;
         Ok(Session {
             request: Arc::new(request),
@@ -122,11 +146,10 @@ impl Session {
             services: Arc::new(services),
             store,
             client,
-            git: Git::new(options, http.clone()),
-            http,
+            fetcher,
             contexts: Arc::new(contexts),
             parsed,
-            next_vertex: Arc::new(AtomicU32::new(1)),
+            next_vertex,
         })
     }
 
@@ -138,6 +161,8 @@ impl Session {
         let (graph, images) = self.until_canceled(planned).await?;
         let reporter = &self.services.reporter;
         check_build(&self.parsed, &self.request, &images, &self.contexts, &**reporter)?;
+        let named = self.fetcher.named(&self.request, &graph, &self.contexts);
+        self.contexts.add_named(self.until_canceled(named).await?);
         let request = Arc::new(BuildRequest {
             source_date_epoch: graph.source_date_epoch,
             ..BuildRequest::clone(&self.request)
@@ -154,8 +179,8 @@ impl Session {
             contexts: self.contexts.clone(),
             store: self.store.clone(),
             client: self.client.clone(),
-            http: self.http.clone(),
-            git: self.git.clone(),
+            http: self.fetcher.http.clone(),
+            git: self.fetcher.git.clone(),
             services: self.services.clone(),
             next_vertex: self.next_vertex.clone(),
             uploads,
@@ -175,24 +200,31 @@ impl Session {
         }
     }
 
-    /// The work's result, or the error of a build that a signal stopped; the work is dropped then.
     async fn until_canceled<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let mut cancel = self.services.cancel.clone();
-        let canceled = async move {
-            match cancel.wait_for(Option::is_some).await {
-                Ok(class) => class.unwrap_or(Class::Interrupted),
-                // Nobody can cancel any more.
-                Err(_) => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            class = canceled => Err(Error::new(class, "the build was stopped by a signal")),
-            result = work => result,
+        until_canceled(&self.services.cancel, work).await
+    }
+}
+
+/// The work's result, or the error of a build that a signal stopped; the work is dropped then.
+async fn until_canceled<T>(
+    cancel: &watch::Receiver<Option<Class>>,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let mut cancel = cancel.clone();
+    let canceled = async move {
+        match cancel.wait_for(Option::is_some).await {
+            Ok(class) => class.unwrap_or(Class::Interrupted),
+            // Nobody can cancel any more.
+            Err(_) => std::future::pending().await,
         }
+    };
+    tokio::select! {
+        biased;
+        class = canceled => Err(Error::new(class, "the build was stopped by a signal")),
+        result = work => result,
     }
 }
 

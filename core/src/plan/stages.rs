@@ -262,7 +262,10 @@ impl<'a> Planner<'a> {
         .find_map(|key| contexts.get_key_value(&key));
         let (key, context) = found?;
         Some(match context {
-            NamedContext::Directory(_) => TreeSource::Context(Some(key.clone())),
+            NamedContext::Directory(_) | NamedContext::Git(_) | NamedContext::Url(_) => {
+                TreeSource::Context(Some(key.clone()))
+            }
+            NamedContext::Image(reference) if reference == "scratch" => TreeSource::Empty,
             NamedContext::Image(reference) => TreeSource::Image(ImageUse {
                 source: ImageSource::Registry(reference.clone()),
                 platform: platform.clone(),

@@ -1,5 +1,6 @@
 //! The solver: runs the target's graph on demand. Keys first, for the whole graph; then only what no record answers.
 
+mod contexts;
 mod copy;
 mod keys;
 mod layers;
@@ -38,6 +39,7 @@ use crate::{
     time::Clock,
 };
 
+pub use contexts::ContextFetcher;
 pub use layers::{Layers, blocking};
 pub use uploads::Uploads;
 pub use vertex::Vertex;

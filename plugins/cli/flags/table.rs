@@ -91,25 +91,22 @@ pub struct CommandRow {
     pub argument: Option<Argument>,
 }
 
+/// What CONTEXT may be.
+const CONTEXT_HELP: &str = "The build context: a directory, a tar file, a Git repository (URL#REF:FOLDER), an http(s) URL of a tar or a Dockerfile, or - for either on standard input";
+
 /// Every command.
 pub const COMMANDS: &[CommandRow] = &[
     CommandRow {
         command: Command::Build,
         words: &["build"],
         about: "Build an image from a Dockerfile",
-        argument: Some(Argument {
-            name: "CONTEXT",
-            help: "The build context: a directory, a tar file, or - for a tar on standard input",
-        }),
+        argument: Some(Argument { name: "CONTEXT", help: CONTEXT_HELP }),
     },
     CommandRow {
         command: Command::Check,
         words: &["check"],
         about: "Check a Dockerfile by BuildKit's build checks, without building it",
-        argument: Some(Argument {
-            name: "CONTEXT",
-            help: "The build context: a directory, a tar file, or - for a tar on standard input",
-        }),
+        argument: Some(Argument { name: "CONTEXT", help: CONTEXT_HELP }),
     },
     CommandRow {
         command: Command::CacheDu,
@@ -187,7 +184,7 @@ pub const FLAGS: &[Flag] = &[
         kind: Kind::Pair,
         repeatable: true,
         commands: BUILD_AND_CHECK,
-        help: "A named context: a directory, docker-image://REF or oci-layout://PATH[:TAG][@DIGEST]",
+        help: "A named context: a directory, docker-image://REF, oci-layout://PATH[:TAG][@DIGEST], a Git repository or an http(s) URL",
         ..ROW
     },
     Flag {
@@ -226,8 +223,18 @@ pub const FLAGS: &[Flag] = &[
         value: "id=ID[,src=PATH|,env=NAME]",
         kind: Kind::Fields,
         repeatable: true,
+        commands: BUILD_AND_CHECK,
         group: Group::Step,
         help: "A secret that steps may mount; it reaches no layer, no log and no cache record",
+        ..ROW
+    },
+    Flag {
+        name: "ssh",
+        value: "ID[=SOCKET|KEY[,KEY…]]",
+        repeatable: true,
+        commands: BUILD_AND_CHECK,
+        group: Group::Step,
+        help: "An ssh agent, or keys without a passphrase, that steps may mount; `default` is the agent of SSH_AUTH_SOCK, and what Git over ssh uses",
         ..ROW
     },
     Flag {

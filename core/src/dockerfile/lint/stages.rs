@@ -238,6 +238,7 @@ impl<'a> Stages<'a> {
             format!("{short}:latest"),
         ];
         let source = match keys.iter().find_map(|key| self.request.build_contexts.get(key))? {
+            NamedContext::Image(reference) if reference == "scratch" => return Some(Origin::Plain),
             NamedContext::Image(reference) => ImageSource::Registry(reference.clone()),
             NamedContext::Layout { path, tag, digest } => {
                 ImageSource::Layout { path: path.clone(), tag: tag.clone(), digest: digest.clone() }
