@@ -67,6 +67,7 @@ mod heredocs;
 mod hostile;
 mod lines;
 mod onbuild;
+mod tables;
 mod texts;
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
