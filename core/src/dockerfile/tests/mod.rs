@@ -67,6 +67,7 @@ mod heredocs;
 mod hostile;
 mod lines;
 mod onbuild;
+mod print;
 mod tables;
 mod texts;
 proptest! {
