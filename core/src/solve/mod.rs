@@ -27,6 +27,7 @@ use crate::{
     digest::Digest,
     dockerfile::ast::Dockerfile,
     error::{Class, Error},
+    execute::sandbox,
     fetch::{Git, HttpClient},
     image::{History, Image, ImageConfig},
     plan::{BuildGraph, ImageUse},
@@ -52,7 +53,7 @@ pub struct Parts {
     pub images: BTreeMap<ImageUse, ResolvedImage>,
     pub dockerfile: Arc<Dockerfile>,
     pub request: Arc<BuildRequest>,
-    pub contexts: Contexts,
+    pub contexts: Arc<Contexts>,
     pub store: Store,
     pub client: Client,
     pub http: HttpClient,
@@ -60,6 +61,8 @@ pub struct Parts {
     pub services: Arc<Services>,
     pub next_vertex: Arc<AtomicU32>,
     pub uploads: Uploads,
+    /// Comes before stages' names where a build is for several platforms: the platform and a blank.
+    pub label: String,
 }
 
 /// What one step did, for metadata and summaries.
@@ -113,6 +116,7 @@ pub struct Inner {
     reports: Mutex<Vec<(usize, usize, StepReport)>>,
     tokens: Semaphore,
     sandbox: std::sync::OnceLock<&'static str>,
+    rung: tokio::sync::OnceCell<sandbox::Probe>,
     clock: Clock,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Cache mounts that this build has used.
@@ -146,6 +150,7 @@ impl Solver {
             reports: Mutex::default(),
             tokens,
             sandbox: std::sync::OnceLock::new(),
+            rung: tokio::sync::OnceCell::new(),
             clock,
             tasks: Mutex::default(),
             used: Mutex::default(),

@@ -196,7 +196,7 @@ pub const FLAGS: &[Flag] = &[
         repeatable: true,
         default: Some("this host's"),
         commands: BUILD_AND_CHECK,
-        help: "The platform to build for (one)",
+        help: "The platforms to build for, separated by commas; several make an index",
         ..ROW
     },
     Flag {
