@@ -71,7 +71,8 @@ impl<'a> Planner<'a> {
                 self.set_global(&format!("{prefix}{suffix}"), &value);
             }
         }
-        let target = self.request.target.as_deref().unwrap_or("default");
+        let last = self.dockerfile.stages.last().and_then(|stage| stage.from.name.as_deref());
+        let target = self.request.target.as_deref().or(last).unwrap_or("default");
         self.set_global("TARGETSTAGE", target);
     }
 

@@ -139,6 +139,7 @@ impl Solver {
         planned: &PlannedMount,
         target: &Path,
     ) -> Result<(MountSource, File), Error> {
+        let (planned, part) = part_of_cache(planned);
         let mount = &planned.mount;
         let cleaned: PathBuf = target.components().collect();
         let id = mount.id.clone().unwrap_or_else(|| cleaned.to_string_lossy().into_owned());
@@ -163,11 +164,11 @@ impl Solver {
             self.parts.store.discard(&directory);
         }
         if !directory.exists() {
-            self.seed(planned, &directory).await?;
+            self.seed(&planned, &directory).await?;
         }
         let source = MountSource::Bind {
             root: directory,
-            path: PathBuf::from("/"),
+            path: PathBuf::from(part),
             writable: !mount.read_only,
         };
         Ok((source, lock))
@@ -270,6 +271,23 @@ fn not_forwarded(id: &str, required: bool) -> Result<(), Error> {
     }
     let title = format!("no SSH key {id:?} was forwarded, and the mount requires it");
     Err(Error::new(Class::Step, title).hint(format!("give it with --ssh {id} or --ssh {id}=FILE")))
+}
+
+/// A cache without `from` is one directory, and `source` says which part of it to mount; owner and mode then don't count
+/// (as in BuildKit's dispatchRunMounts). With `from`, `source` is what the cache starts with.
+fn part_of_cache(planned: &PlannedMount) -> (PlannedMount, String) {
+    let mut planned = planned.clone();
+    let part = match (&planned.from, planned.mount.source.take()) {
+        (None | Some(TreeSource::Empty), Some(source)) => source,
+        (_, source) => {
+            planned.mount.source = source;
+            return (planned, "/".to_owned());
+        }
+    };
+    if part.split('/').any(|name| !matches!(name, "" | ".")) {
+        (planned.mount.uid, planned.mount.gid, planned.mount.mode) = (None, None, None);
+    }
+    (planned, part)
 }
 
 fn tmpfs(mount: &Mount) -> MountSource {
