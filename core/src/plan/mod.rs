@@ -31,7 +31,7 @@ pub(crate) use references::{StageNames, named_context};
 /// What planning gave.
 #[derive(Clone, Debug)]
 pub enum Plan {
-    Graph(BuildGraph),
+    Graph(Box<BuildGraph>),
     /// Images whose configuration is needed first, each with the place that names it.
     Needs(Vec<(ImageUse, Span)>),
 }

@@ -294,7 +294,8 @@ impl<'a> Planner<'a> {
         let source_date_epoch = self.source_date_epoch()?;
         let (config, inherited_history) = self.target_config(target)?;
         let stages = self.stages;
-        Ok(Plan::Graph(BuildGraph { stages, target, config, inherited_history, source_date_epoch }))
+        let graph = BuildGraph { stages, target, config, inherited_history, source_date_epoch };
+        Ok(Plan::Graph(Box::new(graph)))
     }
 
     /// Parses a trigger of a base.

@@ -28,7 +28,7 @@ fn planned(text: &str, request: &BuildRequest) -> Result<Plan, Error> {
 
 fn graph(text: &str, request: &BuildRequest) -> BuildGraph {
     match planned(text, request).unwrap() {
-        Plan::Graph(graph) => graph,
+        Plan::Graph(graph) => *graph,
         Plan::Needs(needs) => panic!("{needs:?}"),
     }
 }
