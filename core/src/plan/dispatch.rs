@@ -9,6 +9,7 @@ use crate::{
         words::Expander,
     },
     error::Error,
+    fetch,
     image::{ContainerConfig, History, ImageConfig},
 };
 
@@ -34,7 +35,8 @@ pub struct StageState {
 impl StageState {
     /// The state after FROM of an image. Its creation time is not inherited.
     pub fn of_image(config: &ImageConfig) -> Self {
-        let own = ImageConfig { rootfs: Default::default(), history: Vec::new(), ..config.clone() };
+        let mut own = ImageConfig { history: Vec::new(), ..config.clone() };
+        own.rootfs.diff_ids.clear();
         let mut state = StageState {
             config: Arc::new(own),
             environment: Environment::default(),
@@ -140,7 +142,13 @@ impl<'p, 'a> StageWork<'p, 'a> {
             }
             _ => command::step_name(&instruction.original, None, &expander),
         };
-        one_line(&name)
+        let name = one_line(&name);
+        match instruction.kind {
+            InstructionKind::Add(_) => {
+                name.split(' ').map(fetch::without_password).collect::<Vec<_>>().join(" ")
+            }
+            _ => name,
+        }
     }
 
     pub fn declare(&mut self, arg: ArgPair) {

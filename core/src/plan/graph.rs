@@ -108,7 +108,7 @@ impl Op {
     pub fn sources(&self) -> Vec<&TreeSource> {
         match self {
             Op::Metadata | Op::Workdir(_) => Vec::new(),
-            Op::Copy(copy) => vec![&copy.from],
+            Op::Copy(copy) => copy.reads_tree().then_some(&copy.from).into_iter().collect(),
             Op::Run(run) => run.mounts.iter().filter_map(|mount| mount.from.as_ref()).collect(),
         }
     }
@@ -176,6 +176,13 @@ pub struct CopyOp {
     pub parents: bool,
     pub exclude: Vec<String>,
     pub unpack: Option<bool>,
+}
+
+impl CopyOp {
+    /// Whether anything is taken from the tree: here-documents and what is on the network are not.
+    pub fn reads_tree(&self) -> bool {
+        self.sources.iter().any(|source| matches!(source, CopySource::Path(_)))
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -118,6 +118,7 @@ fn stages_inherit_all_but_triggers() {
     // The parent's CMD is not this stage's own.
     assert_eq!((config.cmd.as_ref(), config.on_build.len()), (None, 0));
     let histories: Vec<_> = graph.config.history.iter().map(|h| h.created_by.as_str()).collect();
+    assert_eq!(graph.config.rootfs.kind, "layers");
     assert_eq!(histories[..2], ["base", "LABEL triggered=yes"]);
     assert_eq!(graph.inherited_history, 1);
     assert_eq!(of("FROM base\nONBUILD RUN x\n").config.config.on_build, ["RUN x"]);

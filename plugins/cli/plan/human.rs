@@ -6,6 +6,7 @@ use bareboat_core::{
     plan::{BuildGraph, CopyOp, Op, PlannedStage, RunOp, Step},
     preview::Preview,
 };
+use serde_json::Value;
 
 use super::words;
 use crate::render::{Style, message};
@@ -25,10 +26,20 @@ pub fn render(preview: &Preview, style: Style) -> serde_json::Result<String> {
     for each in graph.stages.values() {
         stage(&mut text, graph, each, style);
     }
-    let config = serde_json::to_string_pretty(&graph.config)?;
+    let config = serde_json::to_string_pretty(&configuration(graph)?)?;
     let config: Vec<String> = config.lines().map(message).collect();
     text += &format!("\n{}\n{}\n", style.bold("configuration"), config.join("\n"));
     Ok(text)
+}
+
+/// Without what the steps above tell.
+fn configuration(graph: &BuildGraph) -> serde_json::Result<Value> {
+    let mut config = serde_json::to_value(&graph.config)?;
+    if let Some(object) = config.as_object_mut() {
+        object.remove("rootfs");
+        object.remove("history");
+    }
+    Ok(config)
 }
 
 fn stage(text: &mut String, graph: &BuildGraph, stage: &PlannedStage, style: Style) {
@@ -48,7 +59,7 @@ fn stage(text: &mut String, graph: &BuildGraph, stage: &PlannedStage, style: Sty
 fn step(text: &mut String, graph: &BuildGraph, step: &Step, style: Style) {
     let kind = if step.op.makes_layer() { "layer " } else { "config" };
     let head = format!("{:>5}  {} ", step.span.first_line, style.dim(kind));
-    line(text, &head, &message(&step.title));
+    line(text, &head, &message(words::instruction(step)));
     let details = match &step.op {
         Op::Run(op) => run(graph, op),
         Op::Copy(op) => copy(graph, op),
@@ -89,8 +100,9 @@ fn run(graph: &BuildGraph, op: &RunOp) -> Vec<String> {
 
 fn copy(graph: &BuildGraph, op: &CopyOp) -> Vec<String> {
     let sources: Vec<String> = op.sources.iter().map(words::copy_source).collect();
-    let from = words::tree(graph, &op.from);
-    let mut details = vec![format!("{} from {from} to {}", sources.join(" "), op.destination)];
+    let from = op.reads_tree().then(|| format!(" from {}", words::tree(graph, &op.from)));
+    let from = from.unwrap_or_default();
+    let mut details = vec![format!("{}{from} to {}", sources.join(" "), op.destination)];
     details.extend(op.chown.iter().map(|owner| format!("owner {owner}")));
     details.extend(op.chmod.iter().map(|mode| format!("mode {mode}")));
     details

@@ -61,7 +61,7 @@ fn tree(source: &TreeSource) -> Value {
 fn step(step: &Step) -> Value {
     let mut object = Map::new();
     object.insert("line".into(), step.span.first_line.into());
-    object.insert("instruction".into(), step.title.as_str().into());
+    object.insert("instruction".into(), words::instruction(step).into());
     object.insert("layer".into(), step.op.makes_layer().into());
     object.insert("reads".into(), step.op.sources().into_iter().map(tree).collect());
     let history = step.history.as_ref().map(|entry| entry.created_by.as_str());

@@ -3,7 +3,7 @@
 use bareboat_core::{
     dockerfile::mount::Mount,
     fetch,
-    plan::{Base, BuildGraph, CopySource, Network, TreeSource},
+    plan::{Base, BuildGraph, CopySource, Network, Op, Step, TreeSource},
 };
 
 pub fn stage_name(graph: &BuildGraph, index: usize) -> String {
@@ -32,6 +32,14 @@ pub fn tree(graph: &BuildGraph, source: &TreeSource) -> String {
     }
 }
 
+/// The instruction as it is carried out: what changes the configuration as the history tells it, with its values.
+pub fn instruction(step: &Step) -> &str {
+    match (&step.op, &step.history) {
+        (Op::Metadata | Op::Workdir(_), Some(entry)) => &entry.created_by,
+        _ => &step.title,
+    }
+}
+
 /// A source of COPY or ADD, without passwords.
 pub fn copy_source(source: &CopySource) -> String {
     match source {
@@ -40,7 +48,10 @@ pub fn copy_source(source: &CopySource) -> String {
             format!("<<{name} ({} bytes)", content.len())
         }
         CopySource::Url { url, .. } => fetch::without_password(url),
-        CopySource::Git(reference) => fetch::without_password(&reference.remote.url),
+        CopySource::Git(git) => match &git.reference {
+            Some(reference) => format!("{}#{reference}", git.remote),
+            None => git.remote.to_string(),
+        },
     }
 }
 
