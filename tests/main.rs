@@ -9,6 +9,7 @@ mod flatten;
 mod hostile;
 mod image;
 mod peers_test;
+mod plan;
 mod registry;
 mod reproducible;
 mod static_binary;

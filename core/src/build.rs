@@ -228,7 +228,7 @@ async fn until_canceled<T>(
     }
 }
 
-fn load(contexts: &Contexts, reporter: &dyn Reporter) -> Result<Parsed, Error> {
+pub(crate) fn load(contexts: &Contexts, reporter: &dyn Reporter) -> Result<Parsed, Error> {
     let (name, bytes) = contexts.dockerfile();
     let parsed =
         dockerfile::parse(name, bytes).map_err(|errors| unreadable(name, bytes, &errors))?;
@@ -263,7 +263,7 @@ async fn plan_and_resolve(
     let mut configs: BTreeMap<ImageUse, ImageConfig> = BTreeMap::new();
     loop {
         let needs = match plan::plan(dockerfile, request, platform, &configs)? {
-            Plan::Graph(graph) => return Ok((graph, images)),
+            Plan::Graph(graph) => return Ok((*graph, images)),
             Plan::Needs(needs) => needs,
         };
         let resolved = needs.iter().map(|(image, span)| async move {

@@ -17,6 +17,7 @@ pub mod image;
 pub mod layer;
 pub mod output;
 pub mod plan;
+pub mod preview;
 pub mod push;
 pub mod registry;
 pub mod request;

@@ -15,6 +15,7 @@ use bareboat_core::{
     check::{self, Checked},
     digest::Digest,
     event::Reporter,
+    preview::{self, BaseConfigs, Preview},
     registry::{Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Proxies},
     request::BuildRequest,
     secret::Secret,
@@ -101,6 +102,15 @@ fn core_services(services: Services) -> Result<CoreServices, Error> {
 /// Checks a Dockerfile.
 pub async fn check(request: &BuildRequest, services: Services) -> Result<Checked, Error> {
     check::check(request, &core_services(services)?).await
+}
+
+/// Plans a build.
+pub async fn preview(
+    request: &BuildRequest,
+    bases: &BaseConfigs,
+    services: Services,
+) -> Result<Preview, Error> {
+    preview::preview(request, bases, &core_services(services)?).await
 }
 
 fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {

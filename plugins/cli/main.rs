@@ -5,6 +5,7 @@ mod diagnostics;
 mod engine;
 mod flags;
 mod outputs;
+mod plan;
 mod render;
 mod run;
 mod signals;

@@ -6,12 +6,13 @@ use anyhow::Context;
 use bareboat_core::{
     Class, Error,
     event::{Event, Warning},
+    preview::BaseConfigs,
     secret::Secret,
 };
 
 use crate::{
     engine::{self, BuildResult, Registry, Services},
-    flags::{Build, Check, Environment, RegistryOptions, Task},
+    flags::{Build, Check, Environment, Plan, RegistryOptions, Task},
     outputs,
     render::{self, Display},
     signals, trust,
@@ -19,6 +20,8 @@ use crate::{
 
 /// Far above any configuration of Docker's.
 const DOCKER_CONFIG_BYTES_MAX: u64 = 4 << 20;
+/// As for configurations that a registry sends.
+const BASE_CONFIG_BYTES_MAX: u64 = 8 << 20;
 
 /// Does a task. Its result goes to standard output, all else to the display.
 pub async fn task(
@@ -29,6 +32,7 @@ pub async fn task(
     match task {
         Task::Build(build) => self::build(*build, display, environment).await,
         Task::Check(check) => self::check(*check, display, environment).await,
+        Task::Plan(plan) => self::plan(*plan, display, environment).await,
         Task::CacheDu { state_directory } => disk_usage(&state_directory).await,
         Task::CachePrune { state_directory } => prune(&state_directory).await,
     }
@@ -77,6 +81,39 @@ async fn check(
     }
     let style = render::stdout_style(environment);
     crate::check::check(&check.request, check.format, style, services).await
+}
+
+async fn plan(
+    plan: Plan,
+    display: &Arc<dyn Display>,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    let mut bases = BaseConfigs::default();
+    for (name, path) in &plan.base_configs {
+        let named = |error: Error| error.context(format!("--base-config {}", path.display()));
+        let bytes = read_base_config(path).map_err(named)?;
+        bases.insert(name, &bytes).map_err(named)?;
+    }
+    // A plan leaves nothing to undo either.
+    let (_, cancel) = tokio::sync::watch::channel(None);
+    let services = Services {
+        reporter: display.clone(),
+        registry: registry(plan.registry, environment)?,
+        cancel,
+    };
+    let style = render::stdout_style(environment);
+    crate::plan::plan(&plan.request, &bases, plan.format, style, services).await
+}
+
+fn read_base_config(path: &Path) -> Result<Vec<u8>, Error> {
+    let wrong = |error: io::Error| Error::from_cause(Class::Usage, error);
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(wrong)?;
+    file.take(BASE_CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(wrong)?;
+    if bytes.len() as u64 > BASE_CONFIG_BYTES_MAX {
+        return Err(wrong(io::Error::other("it is too large")));
+    }
+    Ok(bytes)
 }
 
 /// BuildKit's check does not look at the platform either.

@@ -15,7 +15,7 @@ pub mod store;
 pub mod tar_forge;
 pub mod tree;
 
-pub use build::{Build, Outcome};
+pub use build::{Build, Outcome, binary};
 pub use canary::Canary;
 pub use fake_registry::FakeRegistry;
 pub use files::FileServer;

@@ -1,5 +1,7 @@
 //! The state of a stage while its instructions are planned.
 
+use std::sync::Arc;
+
 use crate::{
     dockerfile::{
         ast::{ArgPair, Escape, Instruction, InstructionKind, Span},
@@ -7,21 +9,22 @@ use crate::{
         words::Expander,
     },
     error::Error,
-    image::{History, ImageConfig},
+    fetch,
+    image::{ContainerConfig, History, ImageConfig},
 };
 
-use super::{
-    Op, Step,
-    scope::{BuildArgs, Environment},
-    stages::Planner,
-};
+use super::{Op, Step, environment::Environment, scope::BuildArgs, stages::Planner};
+
+/// What BuildKit puts where an image says no PATH.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
-/// What one instruction leaves to the next, and a stage to its children.
+/// What one instruction leaves to the next, and a stage to its children, who share what they do not change.
 #[derive(Clone, Debug)]
 pub struct StageState {
-    pub config: ImageConfig,
+    /// Without history, and without ENV, which the environment has.
+    pub config: Arc<ImageConfig>,
     /// ENV and ARG in order of appearance.
     pub environment: Environment,
     pub build_args: BuildArgs,
@@ -31,22 +34,41 @@ pub struct StageState {
 
 impl StageState {
     /// The state after FROM of an image. Its creation time is not inherited.
-    pub fn of_image(mut config: ImageConfig) -> Self {
-        config.rootfs.diff_ids.clear();
-        StageState {
-            config,
+    pub fn of_image(config: &ImageConfig) -> Self {
+        let mut own = ImageConfig { history: Vec::new(), ..config.clone() };
+        own.rootfs.diff_ids.clear();
+        let mut state = StageState {
+            config: Arc::new(own),
             environment: Environment::default(),
-            build_args: Vec::new(),
+            build_args: BuildArgs::default(),
             command_set: false,
+        };
+        let container = state.container();
+        let mut variables = std::mem::take(&mut container.env);
+        container.on_build.clear();
+        if config.config.environment("PATH").is_none() {
+            variables.push(DEFAULT_PATH.to_owned());
         }
+        state.environment = Environment::of_image(&variables);
+        state
     }
 
-    /// Puts the image's ENV on top, as BuildKit does at each FROM (so ENV wins over an inherited ARG).
-    pub fn replay_environment(&mut self) {
-        for pair in &self.config.config.env {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            self.environment.set(name, value);
+    /// The state after FROM of a stage that ended with this one.
+    pub fn child(&self) -> Self {
+        let mut child = StageState {
+            environment: self.environment.child(),
+            command_set: false,
+            ..self.clone()
+        };
+        if !child.config.config.on_build.is_empty() {
+            child.container().on_build.clear();
         }
+        child
+    }
+
+    /// The container's configuration, to change it.
+    pub fn container(&mut self) -> &mut ContainerConfig {
+        &mut Arc::make_mut(&mut self.config).config
     }
 }
 
@@ -95,9 +117,7 @@ impl<'p, 'a> StageWork<'p, 'a> {
             empty_layer: !op.makes_layer(),
             ..History::default()
         };
-        self.state.config.history.push(entry);
-        let history = Some(self.state.config.history.len() - 1);
-        self.push(instruction, op, history);
+        self.push(instruction, op, Some(entry));
     }
 
     /// Adds a step that leaves no history (ONBUILD).
@@ -105,7 +125,7 @@ impl<'p, 'a> StageWork<'p, 'a> {
         self.push(instruction, Op::Metadata, None);
     }
 
-    fn push(&mut self, instruction: &Instruction, op: Op, history: Option<usize>) {
+    fn push(&mut self, instruction: &Instruction, op: Op, history: Option<History>) {
         let title = self.title(instruction);
         self.steps.push(Step { span: instruction.span, title, op, history });
     }
@@ -122,7 +142,13 @@ impl<'p, 'a> StageWork<'p, 'a> {
             }
             _ => command::step_name(&instruction.original, None, &expander),
         };
-        one_line(&name)
+        let name = one_line(&name);
+        match instruction.kind {
+            InstructionKind::Add(_) => {
+                name.split(' ').map(fetch::without_password).collect::<Vec<_>>().join(" ")
+            }
+            _ => name,
+        }
     }
 
     pub fn declare(&mut self, arg: ArgPair) {
@@ -131,7 +157,11 @@ impl<'p, 'a> StageWork<'p, 'a> {
         {
             self.state.environment.set(&arg.key, value);
         }
-        self.state.build_args.push(arg);
+        let declared = Arc::make_mut(&mut self.state.build_args);
+        match declared.iter_mut().find(|other| other.key == arg.key) {
+            Some(other) => *other = arg,
+            None => declared.push(arg),
+        }
     }
 }
 

@@ -6,8 +6,10 @@ use crate::{
     digest::Digest,
     dockerfile::{ast::Span, mount::Mount},
     fetch::GitReference,
-    image::{ImageConfig, platform::Platform},
+    image::{History, ImageConfig, platform::Platform},
 };
+
+use super::environment::Environment;
 
 /// Where an image that the build reads comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +61,10 @@ pub enum TreeSource {
 pub struct BuildGraph {
     pub stages: BTreeMap<usize, PlannedStage>,
     pub target: usize,
+    /// The target's: `created` and `rootfs` are filled when the layers are known. The base image's history comes first.
+    pub config: ImageConfig,
+    /// How many entries of that history are the base image's, not this build's.
+    pub inherited_history: usize,
     /// SOURCE_DATE_EPOCH, where a global ARG of the Dockerfile gives it.
     pub source_date_epoch: Option<i64>,
 }
@@ -70,11 +76,8 @@ pub struct PlannedStage {
     pub name: String,
     pub base: Base,
     pub base_span: Span,
+    /// Those of the base's triggers first.
     pub steps: Vec<Step>,
-    /// After all steps; `created` and `rootfs` are filled when the layers are known. The base's history comes first.
-    pub config: ImageConfig,
-    /// How many history entries are the base's (of an image), not this build's.
-    pub inherited_history: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -83,8 +86,8 @@ pub struct Step {
     /// The instruction as people read it, on one line.
     pub title: String,
     pub op: Op,
-    /// The entry of the stage's history that this step makes.
-    pub history: Option<usize>,
+    /// The entry that this step makes in the image's history.
+    pub history: Option<History>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,7 +108,7 @@ impl Op {
     pub fn sources(&self) -> Vec<&TreeSource> {
         match self {
             Op::Metadata | Op::Workdir(_) => Vec::new(),
-            Op::Copy(copy) => vec![&copy.from],
+            Op::Copy(copy) => copy.reads_tree().then_some(&copy.from).into_iter().collect(),
             Op::Run(run) => run.mounts.iter().filter_map(|mount| mount.from.as_ref()).collect(),
         }
     }
@@ -121,8 +124,8 @@ pub enum Network {
 #[derive(Clone, Debug)]
 pub struct RunOp {
     pub argv: Vec<String>,
-    /// In order, each name once; without proxies and HOME.
-    pub environment: Vec<(String, String)>,
+    /// Without proxies and HOME.
+    pub environment: Environment,
     /// Proxy variables: seen by the step, in no history and no cache key.
     pub proxies: Vec<(String, String)>,
     /// `None` where neither the image nor a WORKDIR says one.
@@ -173,6 +176,13 @@ pub struct CopyOp {
     pub parents: bool,
     pub exclude: Vec<String>,
     pub unpack: Option<bool>,
+}
+
+impl CopyOp {
+    /// Whether anything is taken from the tree: here-documents and what is on the network are not.
+    pub fn reads_tree(&self) -> bool {
+        self.sources.iter().any(|source| matches!(source, CopySource::Path(_)))
+    }
 }
 
 #[derive(Clone, Debug)]

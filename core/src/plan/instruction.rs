@@ -1,5 +1,7 @@
 //! What each instruction does to its stage's state, and the step it makes.
 
+use std::sync::Arc;
+
 use crate::{
     dockerfile::{
         ast::{
@@ -8,7 +10,6 @@ use crate::{
         },
         command, expose,
         mount::{self, MountType},
-        words,
     },
     error::Error,
     fetch::{self, AddSource},
@@ -17,7 +18,7 @@ use crate::{
 
 use super::{
     CopyOp, CopySource, Network, Op, PlannedMount, RunOp, TreeSource, WorkdirOp,
-    dispatch::StageWork, go, scope,
+    dispatch::StageWork, go, references::Named, scope,
 };
 
 impl StageWork<'_, '_> {
@@ -33,7 +34,7 @@ impl StageWork<'_, '_> {
             InstructionKind::Workdir(path) => self.workdir(instruction, path),
             InstructionKind::User(user) => {
                 let user = self.expand(user, span)?;
-                self.state.config.config.user.clone_from(&user);
+                self.state.container().user.clone_from(&user);
                 self.metadata(instruction, format!("USER {user}"))
             }
             InstructionKind::Expose(words) => self.expose(instruction, words),
@@ -41,17 +42,17 @@ impl StageWork<'_, '_> {
             InstructionKind::Cmd(command) => self.cmd(instruction, command),
             InstructionKind::Entrypoint(command) => self.entrypoint(instruction, command),
             InstructionKind::Shell(words) => {
-                self.state.config.config.shell.clone_from(words);
+                self.state.container().shell.clone_from(words);
                 self.metadata(instruction, format!("SHELL {}", go::plain_list(words)))
             }
             InstructionKind::Healthcheck(check) => self.healthcheck(instruction, check),
             InstructionKind::Stopsignal(signal) => self.stop_signal(instruction, signal),
             InstructionKind::Maintainer(author) => {
-                self.state.config.author.clone_from(author);
+                Arc::make_mut(&mut self.state.config).author.clone_from(author);
                 self.metadata(instruction, format!("MAINTAINER {author}"))
             }
             InstructionKind::Onbuild(trigger) => {
-                self.state.config.config.on_build.push(trigger.clone());
+                self.state.container().on_build.push(trigger.clone());
                 self.commit_silently(instruction);
                 Ok(())
             }
@@ -92,15 +93,14 @@ impl StageWork<'_, '_> {
     fn env(&mut self, instruction: &Instruction, pairs: &[Pair]) -> Result<(), Error> {
         let pairs = self.pairs(pairs, instruction.span)?;
         for (name, value) in &pairs {
-            self.state.environment.set(name, value);
-            self.state.config.config.set_environment(name, value);
+            self.state.environment.set_image(name, value);
         }
         self.metadata(instruction, format!("ENV {}", join_pairs(&pairs)))
     }
 
     fn label(&mut self, instruction: &Instruction, pairs: &[Pair]) -> Result<(), Error> {
         let pairs = self.pairs(pairs, instruction.span)?;
-        self.state.config.config.labels.extend(pairs.iter().cloned());
+        self.state.container().labels.extend(pairs.iter().cloned());
         self.metadata(instruction, format!("LABEL {}", join_pairs(&pairs)))
     }
 
@@ -124,8 +124,9 @@ impl StageWork<'_, '_> {
     fn cmd(&mut self, instruction: &Instruction, command: &Command) -> Result<(), Error> {
         let words = self.command(command);
         let created_by = format!("CMD {}", go::quote_list(&words));
-        self.state.config.config.cmd = Some(words);
-        self.state.config.config.args_escaped = true;
+        let container = self.state.container();
+        container.cmd = Some(words);
+        container.args_escaped = true;
         self.state.command_set = true;
         self.metadata(instruction, created_by)
     }
@@ -133,9 +134,9 @@ impl StageWork<'_, '_> {
     fn entrypoint(&mut self, instruction: &Instruction, command: &Command) -> Result<(), Error> {
         let words = self.command(command);
         let created_by = format!("ENTRYPOINT {}", go::quote_list(&words));
-        self.state.config.config.entrypoint = Some(words);
+        self.state.container().entrypoint = Some(words);
         if !self.state.command_set {
-            self.state.config.config.cmd = None;
+            self.state.container().cmd = None;
         }
         self.metadata(instruction, created_by)
     }
@@ -150,7 +151,7 @@ impl StageWork<'_, '_> {
             go::duration(check.start_interval),
             check.retries
         );
-        self.state.config.config.healthcheck = Some(HealthConfig {
+        self.state.container().healthcheck = Some(HealthConfig {
             test: check.test.clone(),
             interval: check.interval,
             timeout: check.timeout,
@@ -165,7 +166,7 @@ impl StageWork<'_, '_> {
         let signal = self.expand(signal, instruction.span)?;
         crate::dockerfile::signal::validate(&signal)
             .map_err(|error| self.planner.wrong(instruction.span, error))?;
-        self.state.config.config.stop_signal.clone_from(&signal);
+        self.state.container().stop_signal.clone_from(&signal);
         self.metadata(instruction, format!("STOPSIGNAL {signal}"))
     }
 
@@ -184,7 +185,7 @@ impl StageWork<'_, '_> {
                 expose::parse(word).map_err(|error| self.planner.wrong(instruction.span, error))?;
             ports.extend(exposed.entries());
         }
-        let exposed = &mut self.state.config.config.exposed_ports;
+        let exposed = &mut self.state.container().exposed_ports;
         exposed.extend(ports.iter().map(|port| (port.clone(), Empty {})));
         self.metadata(instruction, format!("EXPOSE {}", go::plain_list(&ports)))
     }
@@ -196,7 +197,7 @@ impl StageWork<'_, '_> {
                 .planner
                 .refuse(instruction.span, "VOLUME specified can not be an empty string"));
         }
-        let known = &mut self.state.config.config.volumes;
+        let known = &mut self.state.container().volumes;
         known.extend(volumes.iter().map(|volume| (volume.clone(), Empty {})));
         self.metadata(instruction, format!("VOLUME {}", go::plain_list(&volumes)))
     }
@@ -204,7 +205,7 @@ impl StageWork<'_, '_> {
     fn workdir(&mut self, instruction: &Instruction, path: &str) -> Result<(), Error> {
         let path = self.expand(path, instruction.span)?;
         let path = join_directory(&self.state.config.config.working_dir, &path);
-        self.state.config.config.working_dir.clone_from(&path);
+        self.state.container().working_dir.clone_from(&path);
         let created_by = format!("WORKDIR {path}");
         let op = match path.as_str() {
             "/" => Op::Metadata,
@@ -228,7 +229,7 @@ impl StageWork<'_, '_> {
         let history = scope::run_history(&argv, &self.state.build_args, &self.state.environment);
         let op = RunOp {
             argv,
-            environment: self.state.environment.pairs().to_vec(),
+            environment: self.state.environment.clone(),
             proxies: self.undeclared_proxies(),
             working_directory: self.state.config.config.working_dir.clone(),
             user: self.state.config.config.user.clone(),
@@ -270,7 +271,9 @@ impl StageWork<'_, '_> {
             hint.map_or(error.clone(), |hint| error.hint(hint))
         })?;
         let from = match (&mount.from, mount.kind) {
-            (Some(name), _) => Some(self.planner.tree_source(name, self.index, false, span)?),
+            (Some(name), _) => {
+                Some(self.planner.tree_source(Named::Mount(name), self.index, span)?)
+            }
             (None, MountType::Bind) => Some(TreeSource::Context(None)),
             (None, _) => None,
         };
@@ -338,14 +341,7 @@ impl StageWork<'_, '_> {
         };
         let from = match &copy.from {
             None => TreeSource::Context(None),
-            Some(name) => {
-                if !words::is_constant(name, self.escape()) {
-                    let title = format!("--from doesn't support variables, in {name:?}");
-                    let hint = "give the image a name with FROM … AS NAME, and copy from that";
-                    return Err(self.planner.refuse(span, title).hint(hint));
-                }
-                self.planner.tree_source(name, self.index, true, span)?
-            }
+            Some(name) => self.planner.tree_source(Named::Copy(name), self.index, span)?,
         };
         let sources = copy.sources.iter().map(|source| self.copy_source(source, span));
         let op = CopyOp {

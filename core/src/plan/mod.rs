@@ -4,9 +4,11 @@
 //! a trigger names). It then says which, and is made again once they are known.
 
 mod dispatch;
+mod environment;
 mod go;
 mod graph;
 mod instruction;
+mod references;
 mod scope;
 mod stages;
 
@@ -19,15 +21,17 @@ use crate::{
     request::BuildRequest,
 };
 
+pub use environment::Environment;
 pub use graph::{
     Base, BuildGraph, CopyOp, CopySource, ImageSource, ImageUse, Network, Op, PlannedMount,
     PlannedStage, RunOp, Step, TreeSource, WorkdirOp,
 };
+pub(crate) use references::{StageNames, named_context};
 
 /// What planning gave.
 #[derive(Clone, Debug)]
 pub enum Plan {
-    Graph(BuildGraph),
+    Graph(Box<BuildGraph>),
     /// Images whose configuration is needed first, each with the place that names it.
     Needs(Vec<(ImageUse, Span)>),
 }
@@ -41,6 +45,9 @@ pub fn plan(
 ) -> Result<Plan, Error> {
     let mut planner = stages::Planner::new(dockerfile, request, platform, known)?;
     let target = planner.target()?;
-    planner.stage(target)?;
+    planner.stages(target)?;
     planner.finish(target)
 }
+
+#[cfg(test)]
+mod tests;

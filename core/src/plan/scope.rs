@@ -1,68 +1,30 @@
-//! The environment that words are expanded in: ARG and ENV in order of appearance.
+//! ARGs in histories, and those that are predefined.
 
-use crate::dockerfile::{
-    ast::{ArgPair, Escape},
-    words::{Expander, WordError},
-};
+use std::sync::Arc;
+
+use crate::dockerfile::ast::ArgPair;
+
+use super::environment::Environment;
 
 /// Proxy variables: usable without a declaration, in no history and no cache key unless declared.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
 
-/// An ordered environment in which each name stands once, where it was set last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Environment(Vec<(String, String)>);
-
-impl Environment {
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.0.retain(|(key, _)| key != name);
-        self.0.push((name.to_owned(), value.to_owned()));
-    }
-
-    pub fn pairs(&self) -> &[(String, String)] {
-        &self.0
-    }
-
-    /// Expands one word, blanks kept.
-    pub fn expand(&self, word: &str, escape: Escape) -> Result<String, WordError> {
-        let lookup = |name: &str| self.get(name).map(str::to_owned);
-        Ok(Expander::new(escape, &lookup).expand(word)?.value)
-    }
-
-    /// Expands a word and splits it at blanks.
-    pub fn expand_words(&self, word: &str, escape: Escape) -> Result<Vec<String>, WordError> {
-        let lookup = |name: &str| self.get(name).map(str::to_owned);
-        Expander::new(escape, &lookup).expand_words(word)
-    }
-
-    /// Expands the body of a here-document of COPY or ADD.
-    pub fn expand_heredoc(&self, body: &str) -> Result<String, WordError> {
-        let lookup = |name: &str| self.get(name).map(str::to_owned);
-        Ok(Expander::heredoc(&lookup).expand(body)?.value)
-    }
-}
-
-/// The declared ARGs of a stage, its parents' first.
-pub type BuildArgs = Vec<ArgPair>;
+/// The declared ARGs of a stage, its parents' first, each name once: where it stood first, with its last value.
+pub type BuildArgs = Arc<Vec<ArgPair>>;
 
 /// The words of a RUN as its history has them: the declared ARGs with their values of now, then the command.
 pub fn run_history(argv: &[String], args: &[ArgPair], environment: &Environment) -> String {
-    let mut pairs: Vec<(&str, String)> = Vec::new();
-    for arg in args {
-        let value = environment.get(&arg.key).or(arg.value.as_deref()).unwrap_or_default();
-        let pair = (arg.key.as_str(), format!("{}={value}", arg.key));
-        match pairs.iter_mut().find(|(key, _)| *key == arg.key) {
-            Some(place) => *place = pair,
-            None => pairs.push(pair),
-        }
-    }
+    let pairs: Vec<String> = args
+        .iter()
+        .map(|arg| {
+            let value = environment.get(&arg.key).or(arg.value.as_deref()).unwrap_or_default();
+            format!("{}={value}", arg.key)
+        })
+        .collect();
     let mut words: Vec<String> = Vec::new();
     if !pairs.is_empty() {
         words.push(format!("|{}", pairs.len()));
-        words.extend(pairs.into_iter().map(|(_, pair)| pair));
+        words.extend(pairs);
     }
     words.extend(argv.iter().cloned());
     words.join(" ")

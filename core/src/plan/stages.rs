@@ -1,39 +1,38 @@
-//! Stages: which are needed, what they start from, which stage, context or image a name means.
+//! Planning one target: the globals, then the stages that it needs, parents first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     dockerfile::ast::{Dockerfile, From, Instruction, InstructionKind, Span},
     error::{Class, Error},
-    image::{ImageConfig, platform::Platform},
-    request::{BuildRequest, NamedContext},
+    image::{History, ImageConfig, platform::Platform},
+    request::BuildRequest,
 };
 
 use super::{
-    Base, BuildGraph, ImageSource, ImageUse, Plan, PlannedStage, TreeSource, dispatch::StageState,
-    scope::Environment,
+    Base, BuildGraph, ImageUse, Plan, PlannedStage,
+    dispatch::{StageState, StageWork},
+    environment::Environment,
+    references::StageNames,
 };
-
-/// What BuildKit puts where an image says no PATH.
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// One planning of one target for one platform.
 pub struct Planner<'a> {
     pub dockerfile: &'a Dockerfile,
     pub request: &'a BuildRequest,
-    platform: &'a Platform,
-    known: &'a BTreeMap<ImageUse, ImageConfig>,
+    pub platform: &'a Platform,
+    pub known: &'a BTreeMap<ImageUse, ImageConfig>,
     /// Global ARGs with the platform's, in order.
     pub globals: Environment,
-    stages: BTreeMap<usize, Planned>,
-    open: BTreeSet<usize>,
+    pub names: StageNames<'a>,
+    /// What each stage of the file starts from.
+    pub bases: Vec<Base>,
+    stages: BTreeMap<usize, PlannedStage>,
+    /// How planned stages ended, with the number of stages that have yet to start from them.
+    ended: HashMap<usize, (StageState, usize)>,
+    /// Where stages on an image start.
+    images: BTreeMap<ImageUse, StageState>,
     needed: BTreeMap<ImageUse, Span>,
-}
-
-/// A planned stage and the state that its children inherit.
-struct Planned {
-    stage: PlannedStage,
-    state: StageState,
 }
 
 impl<'a> Planner<'a> {
@@ -49,12 +48,16 @@ impl<'a> Planner<'a> {
             platform,
             known,
             globals: Environment::default(),
+            names: StageNames::new(dockerfile),
+            bases: Vec::new(),
             stages: BTreeMap::new(),
-            open: BTreeSet::new(),
+            ended: HashMap::new(),
+            images: BTreeMap::new(),
             needed: BTreeMap::new(),
         };
         planner.set_platform_arguments();
         planner.set_global_arguments()?;
+        planner.resolve_bases()?;
         Ok(planner)
     }
 
@@ -71,6 +74,7 @@ impl<'a> Planner<'a> {
                 self.set_global(&format!("{prefix}{suffix}"), &value);
             }
         }
+        // The name of the target as the command line writes it, or of the last stage.
         let last = self.dockerfile.stages.last().and_then(|stage| stage.from.name.as_deref());
         let target = self.request.target.as_deref().or(last).unwrap_or("default");
         self.set_global("TARGETSTAGE", target);
@@ -100,7 +104,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn expand_global(&self, word: &str, span: Span) -> Result<String, Error> {
+    pub fn expand_global(&self, word: &str, span: Span) -> Result<String, Error> {
         let expanded = self.globals.expand(word, self.dockerfile.directives.escape);
         expanded.map_err(|error| self.wrong(span, error))
     }
@@ -123,7 +127,7 @@ impl<'a> Planner<'a> {
         let Some(name) = &self.request.target else {
             return Ok(self.dockerfile.stages.len().saturating_sub(1));
         };
-        self.stage_by_name(name, self.dockerfile.stages.len()).ok_or_else(|| {
+        self.names.last(&name.to_lowercase()).ok_or_else(|| {
             let names: Vec<&str> =
                 self.dockerfile.stages.iter().filter_map(|s| s.from.name.as_deref()).collect();
             let error =
@@ -135,228 +139,140 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// The last stage of that name, letter case apart, among the first `before` ones.
-    fn stage_by_name(&self, name: &str, before: usize) -> Option<usize> {
-        let name = name.to_lowercase();
-        self.dockerfile.stages[..before]
-            .iter()
-            .rposition(|stage| stage.from.name.as_deref() == Some(&name))
+    /// Plans the target and all that it needs, in the order of the file: what a stage needs stands before it.
+    pub fn stages(&mut self, target: usize) -> Result<(), Error> {
+        self.check_references()?;
+        let needed = self.reach(target);
+        let mut children: HashMap<usize, usize> = HashMap::from([(target, 1)]);
+        for index in &needed {
+            if let Base::Stage(parent) = &self.bases[*index] {
+                *children.entry(*parent).or_default() += 1;
+            }
+        }
+        for index in needed {
+            let state = self.stage(index)?;
+            if let Some(children) = children.get(&index) {
+                self.ended.insert(index, (state, *children));
+            }
+        }
+        Ok(())
     }
 
-    /// Plans one stage and all that it needs.
-    pub fn stage(&mut self, index: usize) -> Result<(), Error> {
-        if self.stages.contains_key(&index) {
-            return Ok(());
-        }
+    fn stage(&mut self, index: usize) -> Result<StageState, Error> {
         let dockerfile = self.dockerfile;
         let stage = &dockerfile.stages[index];
         let name = stage.from.name.clone().unwrap_or_else(|| match dockerfile.stages.len() {
             1 => String::new(),
             _ => format!("stage-{index}"),
         });
-        if !self.open.insert(index) {
-            let title = format!("circular dependency detected on stage: {name}");
-            return Err(self.refuse(stage.from.span, title));
-        }
-        let base = self.base(index, &stage.from)?;
-        let (state, triggers, inherited_history) = self.start(&base, &stage.from)?;
-        let mut work = super::dispatch::StageWork::new(self, index, state);
+        let base = self.bases[index].clone();
+        let triggers = self.triggers(index);
+        let state = self.start(&base, &stage.from)?;
+        let mut work = StageWork::new(self, index, state);
         for trigger in &triggers {
             work.trigger(trigger, stage.from.span)?;
         }
         for instruction in &stage.instructions {
             work.instruction(instruction)?;
         }
-        let (mut state, steps) = work.finish();
-        if self.target().is_ok_and(|target| target == index) {
-            state.config.config.labels.extend(self.request.labels.clone());
-            self.set_platform(&mut state.config, &base, &stage.from);
+        let (state, steps) = work.finish();
+        let stage = PlannedStage { index, name, base, base_span: stage.from.span, steps };
+        self.stages.insert(index, stage);
+        Ok(state)
+    }
+
+    /// The state that a stage starts with.
+    fn start(&mut self, base: &Base, from: &From) -> Result<StageState, Error> {
+        match base {
+            Base::Stage(parent) => self.take_ended(*parent),
+            Base::Image(image) => {
+                self.need(image, from.span);
+                Ok(self.image_state(image))
+            }
+            Base::Scratch | Base::Context(_) => {
+                let mut config = ImageConfig::scratch(&self.stage_platform(from)?);
+                config.config.working_dir = "/".into();
+                Ok(StageState::of_image(&config))
+            }
         }
-        let config = state.config.clone();
-        let base_span = stage.from.span;
-        let stage = PlannedStage { index, name, base, base_span, steps, config, inherited_history };
-        self.stages.insert(index, Planned { stage, state });
-        self.open.remove(&index);
-        Ok(())
+    }
+
+    /// How a stage ended, for a child; the last one takes it.
+    fn take_ended(&mut self, parent: usize) -> Result<StageState, Error> {
+        let gone = || Error::new(Class::Bug, format!("stage {parent} was not planned in time"));
+        let (state, children) = self.ended.get_mut(&parent).ok_or_else(gone)?;
+        let child = state.child();
+        *children -= 1;
+        if *children == 0 {
+            self.ended.remove(&parent);
+        }
+        Ok(child)
+    }
+
+    /// Where a stage on an image starts; an image that is not known yet counts as an empty one.
+    fn image_state(&mut self, image: &ImageUse) -> StageState {
+        if let Some(state) = self.images.get(image) {
+            return state.clone();
+        }
+        let state = match self.known.get(image) {
+            Some(config) => StageState::of_image(config),
+            None => StageState::of_image(&ImageConfig::scratch(&image.platform)),
+        };
+        self.images.insert(image.clone(), state.clone());
+        state
+    }
+
+    /// Notes an image whose configuration has to be known.
+    pub fn need(&mut self, image: &ImageUse, span: Span) {
+        if !self.known.contains_key(image) {
+            self.needed.entry(image.clone()).or_insert(span);
+        }
+    }
+
+    /// The target's configuration, and the length of its base image's history.
+    fn target_config(&mut self, target: usize) -> Result<(ImageConfig, usize), Error> {
+        let gone = || Error::new(Class::Bug, "the target was not planned");
+        let (state, _) = self.ended.remove(&target).ok_or_else(gone)?;
+        let (history, inherited) = self.history(target);
+        let mut config = ImageConfig { history, ..ImageConfig::clone(&state.config) };
+        config.config.env = state.environment.image_variables();
+        config.config.labels.extend(self.request.labels.clone());
+        self.set_platform(&mut config, target);
+        Ok((config, inherited))
     }
 
     /// With `--platform` the image is for that one, even where the base, a single image, says otherwise.
-    fn set_platform(&self, config: &mut ImageConfig, base: &Base, from: &From) {
+    fn set_platform(&self, config: &mut ImageConfig, target: usize) {
+        let from = &self.dockerfile.stages[target].from;
         if self.request.platforms.is_empty() || from.platform.is_some() {
             return;
         }
-        if let Base::Image(_) = base {
+        if let Base::Image(_) = self.bases[target] {
             config.os.clone_from(&self.platform.os);
             config.architecture.clone_from(&self.platform.architecture);
             config.variant.clone_from(&self.platform.variant);
         }
     }
 
-    /// What FROM names: scratch, a named context, an earlier stage, else an image.
-    fn base(&mut self, index: usize, from: &From) -> Result<Base, Error> {
-        let name = self.expand_global(&from.image, from.span)?;
-        if name.is_empty() {
-            let title = format!("base name ({}) should not be blank", from.image);
-            return Err(self.refuse(from.span, title).hint("give the ARG a default before FROM"));
+    /// The history of the base image, then of the stages that lead to the target; and the length of the former.
+    fn history(&self, target: usize) -> (Vec<History>, usize) {
+        let mut lineage = vec![target];
+        let mut bottom = &self.bases[target];
+        while let Base::Stage(parent) = bottom {
+            lineage.push(*parent);
+            bottom = &self.bases[*parent];
         }
-        let platform = self.stage_platform(from)?;
-        if name == "scratch" {
-            return Ok(Base::Scratch);
-        }
-        if let Some(found) = self.named_context(&name, &platform) {
-            return Ok(match found {
-                TreeSource::Image(image) => {
-                    self.need(&image, from.span);
-                    Base::Image(image)
-                }
-                TreeSource::Context(Some(name)) => Base::Context(name),
-                _ => Base::Scratch,
-            });
-        }
-        let earlier = &self.dockerfile.stages[..index];
-        if let Some(stage) = earlier.iter().rposition(|s| s.from.name.as_deref() == Some(&name)) {
-            self.stage(stage)?;
-            return Ok(Base::Stage(stage));
-        }
-        let image = self.image(&name, platform, from.span)?;
-        Ok(Base::Image(image))
-    }
-
-    fn stage_platform(&self, from: &From) -> Result<Platform, Error> {
-        let Some(written) = &from.platform else { return Ok(self.platform.clone()) };
-        let platform = self.expand_global(written, from.span)?;
-        if platform.is_empty() {
-            let title = format!("empty platform value from expression {written}");
-            return Err(self.refuse(from.span, title));
-        }
-        platform
-            .parse()
-            .map_err(|error: crate::image::platform::PlatformError| self.wrong(from.span, error))
-    }
-
-    /// An image of a registry, noted as needed.
-    fn image(&mut self, name: &str, platform: Platform, span: Span) -> Result<ImageUse, Error> {
-        let reference = crate::registry::reference::parse(name);
-        reference.map_err(|error| self.wrong(span, error))?;
-        let image = ImageUse { source: ImageSource::Registry(name.to_owned()), platform };
-        self.need(&image, span);
-        Ok(image)
-    }
-
-    fn need(&mut self, image: &ImageUse, span: Span) {
-        if !self.known.contains_key(image) {
-            self.needed.entry(image.clone()).or_insert(span);
-        }
-    }
-
-    /// A named context that stands for this name: `name`, `name:latest` or, in short form, what they mean on Docker Hub.
-    fn named_context(&self, name: &str, platform: &Platform) -> Option<TreeSource> {
-        let contexts = &self.request.build_contexts;
-        let short = name.strip_suffix(":latest").unwrap_or(name);
-        let found = [
-            format!("{name}::{platform}"),
-            name.to_owned(),
-            short.to_owned(),
-            format!("{short}:latest"),
-        ]
-        .into_iter()
-        .find_map(|key| contexts.get_key_value(&key));
-        let (key, context) = found?;
-        Some(match context {
-            NamedContext::Directory(_) | NamedContext::Git(_) | NamedContext::Url(_) => {
-                TreeSource::Context(Some(key.clone()))
-            }
-            NamedContext::Image(reference) if reference == "scratch" => TreeSource::Empty,
-            NamedContext::Image(reference) => TreeSource::Image(ImageUse {
-                source: ImageSource::Registry(reference.clone()),
-                platform: platform.clone(),
-            }),
-            NamedContext::Layout { path, tag, digest } => TreeSource::Image(ImageUse {
-                source: ImageSource::Layout {
-                    path: path.clone(),
-                    tag: tag.clone(),
-                    digest: digest.clone(),
-                },
-                platform: platform.clone(),
-            }),
-        })
-    }
-
-    /// What `--from` or `from=` names, for a step of stage `current`. Only `--from` takes stage numbers.
-    pub fn tree_source(
-        &mut self,
-        name: &str,
-        current: usize,
-        numbers: bool,
-        span: Span,
-    ) -> Result<TreeSource, Error> {
-        let platform = self.platform.clone();
-        if let Some(found) = self.named_context(name, &platform) {
-            if let TreeSource::Image(image) = &found {
-                self.need(image, span);
-            }
-            return Ok(found);
-        }
-        if name == "scratch" {
-            return Ok(TreeSource::Empty);
-        }
-        let all = self.dockerfile.stages.len();
-        let number = numbers.then(|| name.parse::<usize>().ok()).flatten();
-        let found = self.stage_by_name(name, current).or_else(|| self.stage_by_name(name, all));
-        let stage = match (found, number) {
-            (Some(stage), _) => stage,
-            (None, Some(stage)) if stage < all => stage,
-            (None, Some(stage)) => {
-                return Err(self.refuse(span, format!("invalid stage index {stage}")));
-            }
-            (None, None) => return Ok(TreeSource::Image(self.image(name, platform, span)?)),
-        };
-        if stage > current {
-            let title = format!(
-                "cannot copy from stage {name:?}, it needs to be defined before current stage"
-            );
-            return Err(self.refuse(span, title));
-        }
-        if self.open.contains(&stage) {
-            let title = format!("circular dependency detected on stage: {name}");
-            return Err(self.refuse(span, title));
-        }
-        self.stage(stage)?;
-        Ok(TreeSource::Stage(stage))
-    }
-
-    /// The state that a stage starts with, the triggers to run, and the length of the base's history.
-    fn start(
-        &mut self,
-        base: &Base,
-        from: &From,
-    ) -> Result<(StageState, Vec<String>, usize), Error> {
-        let mut state = match base {
-            Base::Stage(parent) => {
-                let mut state = self.stages[parent].state.clone();
-                state.command_set = false;
-                state
-            }
+        let mut history = match bottom {
             Base::Image(image) => {
-                let placeholder = || ImageConfig::scratch(&image.platform);
-                StageState::of_image(self.known.get(image).cloned().unwrap_or_else(placeholder))
+                self.known.get(image).map(|config| config.history.clone()).unwrap_or_default()
             }
-            Base::Scratch | Base::Context(_) => {
-                let mut config = ImageConfig::scratch(&self.stage_platform(from)?);
-                config.config.working_dir = "/".into();
-                StageState::of_image(config)
-            }
+            _ => Vec::new(),
         };
-        let inherited_history = match base {
-            Base::Stage(parent) => self.stages[parent].stage.inherited_history,
-            _ => state.config.history.len(),
-        };
-        let triggers = std::mem::take(&mut state.config.config.on_build);
-        if state.config.config.environment("PATH").is_none() {
-            state.config.config.env.push(DEFAULT_PATH.to_owned());
-        }
-        state.replay_environment();
-        Ok((state, triggers, inherited_history))
+        let inherited = history.len();
+        let stages = lineage.iter().rev().filter_map(|index| self.stages.get(index));
+        let entries = stages.flat_map(|stage| &stage.steps).filter_map(|step| step.history.clone());
+        history.extend(entries);
+        (history, inherited)
     }
 
     /// The request's SOURCE_DATE_EPOCH, else that of a global ARG.
@@ -371,13 +287,15 @@ impl<'a> Planner<'a> {
         })
     }
 
-    pub fn finish(self, target: usize) -> Result<Plan, Error> {
+    pub fn finish(mut self, target: usize) -> Result<Plan, Error> {
         if !self.needed.is_empty() {
             return Ok(Plan::Needs(self.needed.into_iter().collect()));
         }
         let source_date_epoch = self.source_date_epoch()?;
-        let stages = self.stages.into_iter().map(|(index, planned)| (index, planned.stage));
-        Ok(Plan::Graph(BuildGraph { stages: stages.collect(), target, source_date_epoch }))
+        let (config, inherited_history) = self.target_config(target)?;
+        let stages = self.stages;
+        let graph = BuildGraph { stages, target, config, inherited_history, source_date_epoch };
+        Ok(Plan::Graph(Box::new(graph)))
     }
 
     /// Parses a trigger of a base.

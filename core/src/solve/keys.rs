@@ -146,8 +146,8 @@ fn run_key(
     key: KeyBuilder,
     stage_key: &dyn Fn(usize) -> Option<CacheKey>,
 ) -> Result<StepKey, Error> {
-    let environment: Vec<String> =
-        run.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let pairs = run.environment.pairs().into_iter();
+    let environment: Vec<String> = pairs.map(|(name, value)| format!("{name}={value}")).collect();
     let request = &parts.request;
     let hosts = request.add_hosts.iter().map(|(name, _)| name.as_str());
     let limits: Vec<String> =

@@ -163,7 +163,7 @@ impl Solver {
     pub async fn solve(&self, target: usize) -> Result<Solved, Error> {
         let result = self.stage(target).await?;
         self.parts.contexts.save_hashes();
-        let config = self.config(target, &result)?;
+        let config = self.config(&result);
         let descriptors = result.layers.iter().map(|layer| layer.descriptor.clone()).collect();
         let image =
             Image::new(&config, descriptors, &self.parts.request.annotations).map_err(|error| {
@@ -206,13 +206,13 @@ impl Solver {
         }
     }
 
-    /// The stage's configuration with times, history and diff IDs filled in.
-    fn config(&self, index: usize, result: &StageResult) -> Result<ImageConfig, Error> {
-        let stage = &self.parts.graph.stages[&index];
-        let mut config = stage.config.clone();
+    /// The target's configuration with times, history and diff IDs filled in.
+    fn config(&self, result: &StageResult) -> ImageConfig {
+        let graph = &self.parts.graph;
+        let mut config = graph.config.clone();
         let mut times = result.made.iter().map(|made| &made.created);
         let mut latest = result.base_created.clone();
-        for entry in config.history.iter_mut().skip(stage.inherited_history) {
+        for entry in config.history.iter_mut().skip(graph.inherited_history) {
             if !entry.empty_layer {
                 latest = times.next().cloned().max(latest);
             }
@@ -221,7 +221,7 @@ impl Solver {
         self.complete_history(&mut config, result);
         config.created = self.clock.fixed().or(latest);
         config.rootfs.diff_ids = result.layers.iter().map(|layer| layer.diff_id).collect();
-        Ok(config)
+        config
     }
 
     /// Layers of a base without history push the entries of the later ones down; what is missing at the end is made of

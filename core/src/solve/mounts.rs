@@ -209,7 +209,7 @@ impl Solver {
             Some(_) => target(run, mount),
             None => Path::new("/run/buildkit").join(&name),
         };
-        let set = run.environment.iter().any(|(name, _)| name == "SSH_AUTH_SOCK");
+        let set = run.environment.get("SSH_AUTH_SOCK").is_some();
         if number == 0 && !set {
             let value = target.as_os_str().as_encoded_bytes().to_vec();
             all.environment.push(("SSH_AUTH_SOCK".into(), value));

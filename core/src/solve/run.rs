@@ -278,10 +278,11 @@ fn hosts(host_name: &str, added: &[(String, String)]) -> Vec<u8> {
 
 /// The image's ENV and the ARGs, then proxies, HOME where it is not set, and what mounts ask for.
 fn environment(run: &RunOp, user: &RunUser, mounts: &[(String, Vec<u8>)]) -> Vec<OsString> {
-    let pairs = run.environment.iter().chain(&run.proxies);
+    let proxies = run.proxies.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let pairs = run.environment.pairs().into_iter().chain(proxies);
     let mut environment: Vec<OsString> =
         pairs.map(|(name, value)| OsString::from(format!("{name}={value}"))).collect();
-    if !run.environment.iter().any(|(name, _)| name == "HOME") {
+    if run.environment.get("HOME").is_none() {
         let mut pair = b"HOME=".to_vec();
         pair.extend_from_slice(&user.home);
         environment.push(OsString::from_vec(pair));

@@ -6,6 +6,7 @@
 pub enum Command {
     Build,
     Check,
+    Plan,
     CacheDu,
     CachePrune,
 }
@@ -109,6 +110,12 @@ pub const COMMANDS: &[CommandRow] = &[
         argument: Some(Argument { name: "CONTEXT", help: CONTEXT_HELP }),
     },
     CommandRow {
+        command: Command::Plan,
+        words: &["plan"],
+        about: "Show what a build would run, without running it; takes the options of build",
+        argument: Some(Argument { name: "CONTEXT", help: CONTEXT_HELP }),
+    },
+    CommandRow {
         command: Command::CacheDu,
         words: &["cache", "du"],
         about: "Show what the state directory holds",
@@ -127,13 +134,18 @@ pub const COMMAND_GROUPS: &[(&str, &str)] = &[("cache", "Look at and empty the l
 
 pub const PROGRESS: &[&str] = &["auto", "tty", "plain", "json", "quiet"];
 pub const NETWORKS: &[&str] = &["default", "none", "host"];
+/// SARIF is for findings: a plan has none.
 pub const FORMATS: &[&str] = &["human", "json", "sarif"];
 pub const SANDBOXES: &[&str] = &["auto", "overlay"];
 
 const BUILD: &[Command] = &[Command::Build];
-const CHECK: &[Command] = &[Command::Check];
-const BUILD_AND_CHECK: &[Command] = &[Command::Build, Command::Check];
-const EVERY: &[Command] = &[Command::Build, Command::Check, Command::CacheDu, Command::CachePrune];
+const PLAN: &[Command] = &[Command::Plan];
+/// What has its part in a build's steps, or comes after them: a build's command line can be planned as it is.
+const BUILD_AND_PLAN: &[Command] = &[Command::Build, Command::Plan];
+const CHECK_AND_PLAN: &[Command] = &[Command::Check, Command::Plan];
+const READS: &[Command] = &[Command::Build, Command::Check, Command::Plan];
+const EVERY: &[Command] =
+    &[Command::Build, Command::Check, Command::Plan, Command::CacheDu, Command::CachePrune];
 
 /// A row with nothing in it, for struct update.
 const ROW: Flag = Flag {
@@ -142,7 +154,7 @@ const ROW: Flag = Flag {
     value: "",
     kind: Kind::Text,
     repeatable: false,
-    commands: BUILD,
+    commands: BUILD_AND_PLAN,
     group: Group::Source,
     default: None,
     environment: None,
@@ -157,7 +169,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PATH",
         kind: Kind::Path,
         default: Some("CONTEXT/Dockerfile"),
-        commands: BUILD_AND_CHECK,
+        commands: READS,
         help: "The Dockerfile; - reads it from standard input",
         ..ROW
     },
@@ -165,7 +177,7 @@ pub const FLAGS: &[Flag] = &[
         name: "target",
         value: "STAGE",
         default: Some("the last stage"),
-        commands: BUILD_AND_CHECK,
+        commands: READS,
         help: "The stage to build",
         ..ROW
     },
@@ -174,7 +186,7 @@ pub const FLAGS: &[Flag] = &[
         value: "KEY=VALUE",
         kind: Kind::Pair,
         repeatable: true,
-        commands: BUILD_AND_CHECK,
+        commands: READS,
         help: "Set an ARG; KEY alone takes its value from the environment",
         ..ROW
     },
@@ -183,8 +195,17 @@ pub const FLAGS: &[Flag] = &[
         value: "NAME=SOURCE",
         kind: Kind::Pair,
         repeatable: true,
-        commands: BUILD_AND_CHECK,
+        commands: READS,
         help: "A named context: a directory, docker-image://REF, oci-layout://PATH[:TAG][@DIGEST], a Git repository or an http(s) URL",
+        ..ROW
+    },
+    Flag {
+        name: "base-config",
+        value: "REF=FILE",
+        kind: Kind::Pair,
+        repeatable: true,
+        commands: PLAN,
+        help: "The configuration (JSON) of an image that the build reads, so that no registry is asked for it",
         ..ROW
     },
     Flag {
@@ -192,7 +213,7 @@ pub const FLAGS: &[Flag] = &[
         value: "OS/ARCH",
         repeatable: true,
         default: Some("this host's"),
-        commands: BUILD_AND_CHECK,
+        commands: READS,
         help: "The platforms to build for, separated by commas; several make an index",
         ..ROW
     },
@@ -215,6 +236,7 @@ pub const FLAGS: &[Flag] = &[
     Flag {
         name: "check",
         kind: Kind::Switch,
+        commands: BUILD,
         help: "Check the Dockerfile, as `bareboat check` does, and build nothing",
         ..ROW
     },
@@ -223,7 +245,7 @@ pub const FLAGS: &[Flag] = &[
         value: "id=ID[,src=PATH|,env=NAME]",
         kind: Kind::Fields,
         repeatable: true,
-        commands: BUILD_AND_CHECK,
+        commands: READS,
         group: Group::Step,
         help: "A secret that steps may mount; it reaches no layer, no log and no cache record",
         ..ROW
@@ -232,7 +254,7 @@ pub const FLAGS: &[Flag] = &[
         name: "ssh",
         value: "ID[=SOCKET|KEY[,KEY…]]",
         repeatable: true,
-        commands: BUILD_AND_CHECK,
+        commands: READS,
         group: Group::Step,
         help: "An ssh agent, or keys without a passphrase, that steps may mount; `default` is the agent of SSH_AUTH_SOCK, and what Git over ssh uses",
         ..ROW
@@ -348,17 +370,18 @@ pub const FLAGS: &[Flag] = &[
         name: "format",
         value: "FORM",
         kind: Kind::Choice(FORMATS),
-        commands: CHECK,
+        commands: CHECK_AND_PLAN,
         group: Group::Output,
         default: Some("human"),
-        help: "How findings are printed: for people, as `docker buildx build --call=check,format=json`, or as SARIF 2.1.0",
+        help: "How a plan or findings are printed: for people or as JSON (findings as `docker buildx build \
+               --call=check,format=json` prints them), findings also as SARIF 2.1.0",
         ..ROW
     },
     Flag {
         name: "insecure-registry",
         value: "HOST[:PORT]",
         repeatable: true,
-        commands: BUILD_AND_CHECK,
+        commands: READS,
         group: Group::Registry,
         help: "A registry, or a network in CIDR form, that may speak plain http (localhost always may)",
         ..ROW
@@ -368,7 +391,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PATH",
         kind: Kind::Path,
         repeatable: true,
-        commands: BUILD_AND_CHECK,
+        commands: READS,
         group: Group::Registry,
         help: "Certificates (PEM) to trust besides the system's; SSL_CERT_FILE replaces those",
         ..ROW

@@ -1,13 +1,13 @@
 //! FROM: what each stage starts from, and the checks that need it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::{
     error::{Class, Error},
     image::{ImageConfig, platform::Platform},
-    plan::{self, ImageSource, ImageUse, Plan},
+    plan::{self, ImageSource, ImageUse, Plan, StageNames, TreeSource},
     registry::reference,
-    request::{BuildRequest, NamedContext},
+    request::BuildRequest,
 };
 
 use super::{
@@ -20,9 +20,6 @@ use super::{
     platforms, reach,
     scope::Globals,
 };
-
-/// Stages of a file that is planned too: each one's plan holds its parents' history, so plans grow with the square.
-const PLANNED_STAGES_MAX: usize = 200;
 
 /// What a stage starts from, or a step copies from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +46,7 @@ pub(super) struct Stages<'a> {
     pub globals: Globals,
     target: Platform,
     bases: Vec<Base>,
-    /// The stages of each name, in order.
-    names: HashMap<&'a str, Vec<usize>>,
+    names: StageNames<'a>,
 }
 
 /// Checks FROMs, then the instructions of the stages.
@@ -114,19 +110,16 @@ impl<'a> Stages<'a> {
         linter: &mut Linter,
     ) -> Result<Self, Error> {
         let globals = Globals::new(dockerfile, request, &target, true)?;
-        let (bases, names) = (Vec::new(), HashMap::new());
+        let (bases, names) = (Vec::new(), StageNames::new(dockerfile));
         let mut stages = Stages { dockerfile, request, globals, target, bases, names };
         for (index, stage) in dockerfile.stages.iter().enumerate() {
-            let base = stages.base(&stage.from, linter)?;
+            let base = stages.base(index, &stage.from, linter)?;
             stages.bases.push(base);
-            if let Some(name) = &stage.from.name {
-                stages.names.entry(name).or_default().push(index);
-            }
         }
         Ok(stages)
     }
 
-    fn base(&self, from: &From, linter: &mut Linter) -> Result<Base, Error> {
+    fn base(&self, index: usize, from: &From, linter: &mut Linter) -> Result<Base, Error> {
         let local = Local::of(&from.comments);
         let expanded = self.globals.expand(&from.image, self.dockerfile.directives.escape);
         let expanded = expanded.map_err(|error| self.wrong(from.span, error))?;
@@ -141,10 +134,10 @@ impl<'a> Stages<'a> {
             None => None,
         };
         let wanted = platform.as_ref().unwrap_or(&self.target);
-        let origin = match self.names.get(name.as_str()).and_then(|stages| stages.last()) {
+        let origin = match self.names.last_before(&name, index) {
             _ if name == "scratch" => Origin::Plain,
             stage => self.named_context(&name, wanted).unwrap_or_else(|| match stage {
-                Some(stage) => Origin::Stage(*stage),
+                Some(stage) => Origin::Stage(stage),
                 None => Origin::Image(registry(&name, wanted)),
             }),
         };
@@ -178,8 +171,7 @@ impl<'a> Stages<'a> {
     /// The stage to build.
     fn goal(&self) -> Result<usize, Error> {
         let Some(target) = &self.request.target else { return Ok(self.bases.len() - 1) };
-        let stages = self.names.get(target.to_lowercase().as_str());
-        stages.and_then(|stages| stages.last()).copied().ok_or_else(|| {
+        self.names.last(&target.to_lowercase()).ok_or_else(|| {
             Error::new(Class::Input, format!("target stage {target:?} could not be found"))
         })
     }
@@ -216,10 +208,8 @@ impl<'a> Stages<'a> {
         if name == "scratch" {
             return Origin::Plain;
         }
-        let named = self.names.get(name.to_lowercase().as_str()).and_then(|stages| {
-            let before = stages.partition_point(|stage| *stage < current);
-            before.checked_sub(1).map(|at| stages[at]).or(stages.last().copied())
-        });
+        let lower = name.to_lowercase();
+        let named = self.names.last_before(&lower, current).or_else(|| self.names.last(&lower));
         let number = || name.parse::<usize>().ok().filter(|_| numbers);
         match named.or_else(number) {
             Some(stage) if stage < self.bases.len() => Origin::Stage(stage),
@@ -230,22 +220,10 @@ impl<'a> Stages<'a> {
 
     /// What a `--build-context` makes of a name.
     fn named_context(&self, name: &str, platform: &Platform) -> Option<Origin> {
-        let short = name.strip_suffix(":latest").unwrap_or(name);
-        let keys = [
-            format!("{name}::{platform}"),
-            name.to_owned(),
-            short.to_owned(),
-            format!("{short}:latest"),
-        ];
-        let source = match keys.iter().find_map(|key| self.request.build_contexts.get(key))? {
-            NamedContext::Image(reference) if reference == "scratch" => return Some(Origin::Plain),
-            NamedContext::Image(reference) => ImageSource::Registry(reference.clone()),
-            NamedContext::Layout { path, tag, digest } => {
-                ImageSource::Layout { path: path.clone(), tag: tag.clone(), digest: digest.clone() }
-            }
-            _ => return Some(Origin::Plain),
-        };
-        Some(Origin::NamedImage(ImageUse { source, platform: platform.clone() }))
+        Some(match plan::named_context(self.request, name, platform)? {
+            TreeSource::Image(image) => Origin::NamedImage(image),
+            _ => Origin::Plain,
+        })
     }
 
     /// Checks images that are known, and the names of all.
@@ -289,9 +267,6 @@ impl<'a> Stages<'a> {
 
     /// What the planner refuses, where enough is known to plan.
     fn check_plan(&self, known: &Known<'_>) -> Result<(), Error> {
-        if self.bases.len() > PLANNED_STAGES_MAX {
-            return Ok(());
-        }
         match plan::plan(self.dockerfile, self.request, &self.target, known.images) {
             Ok(Plan::Graph(_) | Plan::Needs(_)) => Ok(()),
             // An unknown base may have the variable that is missing.

@@ -16,7 +16,7 @@ use bareboat_core::{
 };
 
 use super::{Environment, RawRequest, table::Command};
-use crate::check::Format;
+use crate::{check::Format, plan};
 use surroundings::Proxies;
 
 /// What standard error shows.
@@ -59,11 +59,22 @@ pub struct Check {
     pub format: Format,
 }
 
+/// A plan of a build.
+#[derive(Debug)]
+pub struct Plan {
+    pub request: BuildRequest,
+    pub registry: RegistryOptions,
+    pub format: plan::Format,
+    /// References and the files with their configurations.
+    pub base_configs: Vec<(String, PathBuf)>,
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Task {
     Build(Box<Build>),
     Check(Box<Check>),
+    Plan(Box<Plan>),
     CacheDu { state_directory: PathBuf },
     CachePrune { state_directory: PathBuf },
 }
@@ -96,12 +107,13 @@ pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocat
             }
         }
         Command::Check => Task::Check(Box::new(check(&mut raw, state_directory, environment)?)),
+        Command::Plan => Task::Plan(Box::new(plan(&mut raw, state_directory, environment)?)),
         Command::CacheDu => Task::CacheDu { state_directory },
         Command::CachePrune => Task::CachePrune { state_directory },
     };
     let progress = match (&task, progress) {
-        // A check has no steps for a live list.
-        (Task::Check(_), Progress::Tty) => Progress::Plain,
+        // Neither has steps for a live list.
+        (Task::Check(_) | Task::Plan(_), Progress::Tty) => Progress::Plain,
         (_, progress) => progress,
     };
     match raw.left() {
@@ -171,6 +183,22 @@ fn check(
         _ => Format::Human,
     };
     Ok(Check { request, registry: registry(raw, environment)?, format })
+}
+
+/// A plan of a build with the same options. What only says where the result goes is judged all the same.
+fn plan(
+    raw: &mut RawRequest,
+    state_directory: PathBuf,
+    environment: &Environment,
+) -> Result<Plan, Error> {
+    let format = match raw.take_text("format")?.as_deref() {
+        Some("json") => plan::Format::Json,
+        Some("sarif") => return Err(usage("--format sarif is for the findings of check")),
+        _ => plan::Format::Human,
+    };
+    let base_configs = values::base_configs(raw.take_texts("base-config")?)?;
+    let Build { request, registry, .. } = build(raw, state_directory, environment)?;
+    Ok(Plan { request, registry, format, base_configs })
 }
 
 impl From<Build> for Check {

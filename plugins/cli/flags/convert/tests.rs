@@ -88,6 +88,29 @@ fn every_flag_of_the_table_is_looked_at() {
 }
 
 #[test]
+fn a_builds_command_line_can_be_planned() {
+    for flag in FLAGS.iter().filter(|flag| flag.commands.contains(&Command::Plan)) {
+        let option = match (flag.name, flag.value.is_empty()) {
+            ("format", _) => "--format=json".to_owned(),
+            (name, true) => format!("--{name}"),
+            (name, false) => format!("--{name}={}", sample(name)),
+        };
+        let named = if flag.name == "push" { "--tag=t" } else { "--pull" };
+        let invocation = converted(&["plan", &option, named, "/"])
+            .unwrap_or_else(|error| panic!("{option}: {error}"));
+        let Task::Plan(plan) = invocation.task else { panic!("{option}") };
+        assert_eq!(plan.format == crate::plan::Format::Json, flag.name == "format");
+        assert_eq!(plan.base_configs.len(), usize::from(flag.name == "base-config"));
+    }
+    for flag in FLAGS.iter().filter(|flag| flag.commands.contains(&Command::Build)) {
+        assert!(flag.name == "check" || flag.commands.contains(&Command::Plan), "{}", flag.name);
+    }
+    for bad in ["--format=sarif", "--base-config=x", "--base-config==f", "--base-config=x="] {
+        assert_eq!(converted(&["plan", bad, "/"]).unwrap_err().class(), Class::Usage, "{bad}");
+    }
+}
+
+#[test]
 fn a_plain_build_has_the_defaults() {
     let build = build_of(&["build", "/"]);
     let request = build.request;

@@ -1,6 +1,6 @@
 //! Values of single flags: pairs, hosts, limits, sizes, platforms.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use bareboat_core::{Class, Error, image::platform::Platform};
 
@@ -21,6 +21,17 @@ fn pair(flag: &str, text: &str) -> Result<(String, String), Error> {
         return Err(usage(format!("--{flag}: {text:?} has no key")));
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `--base-config`: `REF=FILE`.
+pub fn base_configs(values: Vec<String>) -> Result<Vec<(String, PathBuf)>, Error> {
+    let parts = values.into_iter().map(|text| match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => {
+            Ok((name.to_owned(), PathBuf::from(file)))
+        }
+        _ => Err(usage(format!("--base-config: {text:?} is not REF=FILE"))),
+    });
+    parts.collect()
 }
 
 /// `--build-arg`: `KEY` alone takes its value from the environment, and is not set where that has none.
