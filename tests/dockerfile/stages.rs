@@ -32,6 +32,21 @@ fn a_target_stage_is_the_result() {
     Build::new(STAGES).args(["--target", "broken"]).run().failure(1, &["Dockerfile:4", "exit 9"]);
 }
 
+/// Stages on stages, and every hundredth copied from the one before.
+#[test]
+fn thousands_of_stages_are_no_deeper_than_one() {
+    let mut text = "FROM scratch AS s0\nCOPY f /\n".to_owned();
+    for stage in 1..5000 {
+        let before = stage - 1;
+        text += &match stage % 100 {
+            0 => format!("FROM scratch AS s{stage}\nCOPY --from=s{before} /f /\n"),
+            _ => format!("FROM s{before} AS s{stage}\nLABEL n={stage}\n"),
+        };
+    }
+    let outcome = Build::new(text).file("f", "deep").run().success();
+    assert_eq!(outcome.text_of("f"), "deep");
+}
+
 /// Each stage waits for what the other one serves: built one after the other, neither would end.
 #[test]
 fn independent_stages_run_side_by_side() {

@@ -108,7 +108,19 @@ impl Planner<'_> {
         }
         match self.names.last_before(&name, index) {
             Some(stage) => Ok(Base::Stage(stage)),
-            None => Ok(Base::Image(self.image(&name, platform, from.span)?)),
+            None => {
+                let image = self.image(&name, platform, from.span);
+                let lower = name.to_lowercase();
+                // As BuildKit has it; kaniko takes any letter case.
+                image.map(Base::Image).map_err(|error| {
+                    match self.names.last_before(&lower, index) {
+                        Some(_) => {
+                            error.hint(format!("names of stages are lower-case: FROM {lower}"))
+                        }
+                        None => error,
+                    }
+                })
+            }
         }
     }
 

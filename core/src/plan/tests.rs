@@ -129,6 +129,7 @@ fn every_stage_is_looked_at_before_any_is_planned() {
     for (text, said) in [
         ("FROM $X AS a\nFROM scratch\n", "should not be blank"),
         ("FROM A_B AS a\nFROM scratch\n", "A_B"),
+        ("FROM scratch AS X\nFROM X\n", "names of stages are lower-case: FROM x"),
         ("FROM --platform=x/y/z/w scratch\nFROM scratch\n", "failed to parse platform"),
         ("FROM scratch\nCOPY --from=9 / /\nFROM scratch\n", "invalid stage index 9"),
         ("FROM scratch\nCOPY --from=$X / /\nFROM scratch\n", "doesn't support variables"),
