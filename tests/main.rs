@@ -1,5 +1,6 @@
 //! The integration tests: the binary against real peers. Start them with tests/run, which installs and starts those.
 
+mod architecture;
 mod cache;
 mod cli;
 mod crash;

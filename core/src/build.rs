@@ -5,23 +5,24 @@ use std::{
     sync::{Arc, atomic::AtomicU32},
 };
 
+use oci_distribution::Reference;
 use tokio::sync::watch;
 
 use crate::{
     check::check_build,
     context::Contexts,
-    digest::Digest,
     dockerfile::{self, ParseErrors, Parsed, WarningKind, ast::Dockerfile},
-    error::{Class, Error},
+    error::{Class, Error, Location},
     event::{Event, Reporter, Warning},
-    fetch::{FetchError, Git, GitOptions, HttpClient},
-    image::{Image, ImageConfig, platform::Platform},
+    execute::ssh,
+    fetch::{FetchError, Git, GitOptions, HttpClient, SshAccess},
+    image::{Artifact, ImageConfig, platform::Platform},
     output,
     plan::{self, BuildGraph, ImageUse, Plan},
     registry::{Client, ClientOptions, Keychain},
     request::BuildRequest,
     resolve::{ResolvedImage, Resolver},
-    solve::{Solver, StepReport, Uploads},
+    solve::{ContextFetcher, Parts, Solved, Solver, StepReport, Uploads},
     store::Store,
 };
 
@@ -43,7 +44,7 @@ pub struct Services {
 /// What a build gave.
 #[derive(Clone, Debug)]
 pub struct BuildResult {
-    pub image: Image,
+    pub artifact: Artifact,
     /// Full names, as pushed or written.
     pub names: Vec<String>,
     pub steps: Vec<StepReport>,
@@ -58,67 +59,153 @@ pub struct BuildResult {
 /// # Errors
 /// The first failure, with its class. On an error no output is touched.
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
-    let request = Arc::new(request);
-    let names = output::names(&request)?;
-    let store =
-        Store::open(&request.state_directory, services.boot_id.clone()).map_err(|error| {
-            Error::from_cause(Class::Host, error).hint("name another place with --state-dir")
-        })?;
-    let client = Client::new(services.registry.clone(), services.keychain.clone())
-        .map_err(|error| error.into_error(Class::Usage))?;
-    let contexts = Contexts::open(&request, &store)?;
-    let parsed = load(&contexts, &*services.reporter)?;
-    let dockerfile = Arc::new(parsed.dockerfile.clone());
-    let platform = request.platforms.first().cloned().unwrap_or_else(Platform::host);
-    let resolver = Resolver { client: &client, store: &store };
-    let cancel = &services.cancel;
-    let planned = plan_and_resolve(&dockerfile, &request, &platform, &resolver);
-    let (graph, images) = until_canceled(cancel, planned).await?;
-    check_build(&parsed, &request, &images, &contexts, &*services.reporter)?;
-    let target = graph.target;
-    let request = Arc::new(BuildRequest {
-        source_date_epoch: graph.source_date_epoch,
-        ..BuildRequest::clone(&request)
-    });
-    let next_vertex = Arc::new(AtomicU32::new(1));
-    let pushes = output::pushes(&request, &names)?;
-    let uploads = Uploads::new(&client, &pushes, &graph, &services.reporter, &next_vertex)?;
-    let http = HttpClient::new(&services.registry).map_err(FetchError::into_error)?;
-    let options = GitOptions { path: services.program_path.clone(), ..GitOptions::default() };
-    let git = Git::new(options, http.clone());
-    let services = Arc::new(services);
-    let solver = Solver::new(crate::solve::Parts {
-        graph,
-        images,
-        dockerfile,
-        request: request.clone(),
-        contexts,
-        store: store.clone(),
-        client: client.clone(),
-        http,
-        git,
-        services: services.clone(),
-        next_vertex,
-        uploads,
-    });
-    let solved = until_canceled(&services.cancel, solver.solve(target)).await;
-    if solved.is_err() {
-        solver.stop().await;
+    let session = Session::open(request, services).await?;
+    let platforms = match session.request.platforms.as_slice() {
+        [] => vec![Platform::host()],
+        platforms => platforms.to_vec(),
+    };
+    let several = platforms.len() > 1;
+    let mut built = Vec::new();
+    for platform in &platforms {
+        let (solver, target) = session.plan(platform, several).await?;
+        let solved = session.until_canceled(solver.solve(target)).await;
+        if solved.is_err() {
+            solver.stop().await;
+        }
+        built.push(Built { solved: solved?, solver });
     }
-    let solved = solved?;
-    let writing = output::write(&request, &names, &solver, &solved);
-    let written = until_canceled(&services.cancel, writing).await?;
-    services
-        .reporter
-        .report(Event::Result { digest: solved.image.digest, bytes: solved.image.total_bytes() });
-    Ok(BuildResult {
-        names: names.iter().map(ToString::to_string).collect(),
-        steps: solver.reports(),
-        sandbox: solver.sandbox(),
-        pulled_bytes: solver.pulled_bytes(),
-        pushed_bytes: written.pushed_bytes,
-        image: solved.image,
+    let images = built.iter().map(|built| built.solved.image.clone()).collect();
+    let artifact = Artifact::new(images, &session.request.annotations)
+        .map_err(|error| Error::new(Class::Bug, format!("the index cannot be written: {error}")))?;
+    let writing = output::write(&session.names, &built, &artifact);
+    let written = session.until_canceled(writing).await?;
+    let (digest, bytes) = (artifact.digest(), artifact.total_bytes());
+    session.services.reporter.report(Event::Result { digest, bytes });
+    Ok(session.result(&built, artifact, written.pushed_bytes))
+}
+
+/// A platform's image and the solver that made it.
+pub struct Built {
+    pub solver: Solver,
+    pub solved: Solved,
+}
+
+/// What sources from outside are fetched with.
+pub fn fetcher(
+    request: &BuildRequest,
+    services: &Services,
+    store: &Store,
+    next_vertex: &Arc<AtomicU32>,
+) -> Result<ContextFetcher, Error> {
+    let http = HttpClient::new(&services.registry).map_err(FetchError::into_error)?;
+    let options = GitOptions {
+        path: services.program_path.clone(),
+        ssh: request.ssh.get("default").map(SshAccess::from),
+        ..GitOptions::default()
+    };
+    Ok(ContextFetcher {
+        git: Git::new(options, http.clone()),
+        http,
+        store: store.clone(),
+        reporter: services.reporter.clone(),
+        next_vertex: next_vertex.clone(),
     })
+}
+
+/// What a build has open from its beginning to its end.
+struct Session {
+    request: Arc<BuildRequest>,
+    names: Vec<Reference>,
+    services: Arc<Services>,
+    store: Store,
+    client: Client,
+    fetcher: ContextFetcher,
+    contexts: Arc<Contexts>,
+    parsed: Parsed,
+    next_vertex: Arc<AtomicU32>,
+}
+
+impl Session {
+    async fn open(request: BuildRequest, services: Services) -> Result<Self, Error> {
+        let names = output::names(&request)?;
+        ssh::check(&request)?;
+        let store =
+            Store::open(&request.state_directory, services.boot_id.clone()).map_err(|error| {
+                Error::from_cause(Class::Host, error).hint("name another place with --state-dir")
+            })?;
+        let client = Client::new(services.registry.clone(), services.keychain.clone())
+            .map_err(|error| error.into_error(Class::Usage))?;
+        let next_vertex = Arc::new(AtomicU32::new(1));
+        let fetcher = fetcher(&request, &services, &store, &next_vertex)?;
+        let main = until_canceled(&services.cancel, fetcher.main(&request)).await?;
+        let contexts = Contexts::open(&request, &store, main)?;
+        let parsed = load(&contexts, &*services.reporter)?;
+        Ok(Session {
+            request: Arc::new(request),
+            names,
+            services: Arc::new(services),
+            store,
+            client,
+            fetcher,
+            contexts: Arc::new(contexts),
+            parsed,
+            next_vertex,
+        })
+    }
+
+    /// Plans the target for one platform, resolves its images and runs the checks.
+    async fn plan(&self, platform: &Platform, several: bool) -> Result<(Solver, usize), Error> {
+        let dockerfile = &self.parsed.dockerfile;
+        let resolver = Resolver { client: &self.client, store: &self.store };
+        let planned = plan_and_resolve(dockerfile, &self.request, platform, &resolver);
+        let (graph, images) = self.until_canceled(planned).await?;
+        let reporter = &self.services.reporter;
+        check_build(&self.parsed, &self.request, &images, &self.contexts, &**reporter)?;
+        let named = self.fetcher.named(&self.request, &graph, &self.contexts);
+        self.contexts.add_named(self.until_canceled(named).await?);
+        let request = Arc::new(BuildRequest {
+            source_date_epoch: graph.source_date_epoch,
+            ..BuildRequest::clone(&self.request)
+        });
+        // Images of an index are pushed by digest, when all of them are there.
+        let pushes = if several { Vec::new() } else { output::pushes(&request, &self.names)? };
+        let uploads = Uploads::new(&self.client, &pushes, &graph, reporter, &self.next_vertex)?;
+        let target = graph.target;
+        let parts = Parts {
+            graph,
+            images,
+            dockerfile: Arc::new(dockerfile.clone()),
+            request,
+            contexts: self.contexts.clone(),
+            store: self.store.clone(),
+            client: self.client.clone(),
+            http: self.fetcher.http.clone(),
+            git: self.fetcher.git.clone(),
+            services: self.services.clone(),
+            next_vertex: self.next_vertex.clone(),
+            uploads,
+            label: if several { format!("{platform} ") } else { String::new() },
+        };
+        Ok((Solver::new(parts), target))
+    }
+
+    fn result(&self, built: &[Built], artifact: Artifact, pushed_bytes: u64) -> BuildResult {
+        BuildResult {
+            artifact,
+            names: self.names.iter().map(ToString::to_string).collect(),
+            steps: built.iter().flat_map(|built| built.solver.reports()).collect(),
+            sandbox: built.iter().find_map(|built| built.solver.sandbox()),
+            pulled_bytes: built.iter().map(|built| built.solver.pulled_bytes()).sum(),
+            pushed_bytes,
+        }
+    }
+
+    async fn until_canceled<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        until_canceled(&self.services.cancel, work).await
+    }
 }
 
 /// The work's result, or the error of a build that a signal stopped; the work is dropped then.
@@ -180,20 +267,17 @@ async fn plan_and_resolve(
             Plan::Needs(needs) => needs,
         };
         let resolved = needs.iter().map(|(image, span)| async move {
+            let place = Location::new(dockerfile, *span);
             let resolved = resolver.resolve(image).await;
-            resolved.map_err(|error| error.context(image).at(dockerfile, *span))
+            match resolved {
+                Ok(resolved) => Ok(resolved.named_at(&place)),
+                Err(error) => Err(error.context(image).at_location(place)),
+            }
         });
         let resolved = futures_util::future::try_join_all(resolved).await?;
         for ((image, _), resolved) in needs.into_iter().zip(resolved) {
             configs.insert(image.clone(), resolved.config.clone());
             images.insert(image, resolved);
         }
-    }
-}
-
-/// The digest of the image, for callers that print it.
-impl BuildResult {
-    pub fn digest(&self) -> Digest {
-        self.image.digest
     }
 }

@@ -1,11 +1,15 @@
 //! `check`: the build checks of a Dockerfile, without building it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 
 use crate::{
-    build::Services,
+    build::{Services, fetcher},
     context::Contexts,
     dockerfile::{
         Parsed,
@@ -52,7 +56,8 @@ pub async fn check(request: &BuildRequest, services: &Services) -> Result<Checke
     options.limits.tries = options.limits.tries.min(TRIES);
     let client = Client::new(options, services.keychain.clone())
         .map_err(|error| error.into_error(Class::Usage))?;
-    let contexts = Contexts::open(request, &store)?;
+    let fetcher = fetcher(request, services, &store, &Arc::new(AtomicU32::new(1)))?;
+    let contexts = Contexts::open(request, &store, fetcher.main(request).await?)?;
     let (name, source) = contexts.dockerfile();
     let images = match parse(name, source) {
         Ok(parsed) => {
@@ -168,7 +173,7 @@ mod tests {
             ..BuildRequest::default()
         };
         let store = Store::open(&folder.path().join("state"), "boot".into()).unwrap();
-        let contexts = Contexts::open(&request, &store).unwrap();
+        let contexts = Contexts::open(&request, &store, None).unwrap();
         let images = BTreeMap::new();
         let text = "FROM scratch\nENV a b\nFROM scratch\nCOPY a /\nENV x=${y:-z}\n";
         let parsed = parse("Dockerfile", text.as_bytes()).unwrap();

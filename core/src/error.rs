@@ -43,6 +43,12 @@ pub struct Location {
     pub span: Span,
 }
 
+impl Location {
+    pub fn new(dockerfile: &Dockerfile, span: Span) -> Self {
+        Location { file: dockerfile.name.clone(), source: dockerfile.source.clone(), span }
+    }
+}
+
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.span.first_line)
@@ -112,8 +118,7 @@ impl Error {
         if self.0.location.is_some() {
             return self;
         }
-        let location =
-            Location { file: dockerfile.name.clone(), source: dockerfile.source.clone(), span };
+        let location = Location::new(dockerfile, span);
         self.change(|inner| inner.location = Some(location))
     }
 

@@ -28,6 +28,8 @@ pub mod snapshot;
 pub mod solve;
 pub mod store;
 pub mod sys;
+#[cfg(test)]
+mod tables;
 pub mod time;
 pub mod tree;
 

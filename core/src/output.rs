@@ -1,17 +1,22 @@
 //! Outputs: OCI layouts and registries.
 
-use std::{collections::BTreeSet, io::Write, path::Path};
+use std::{collections::BTreeSet, io::Write, path::Path, sync::Arc};
 
 use futures_util::future::try_join_all;
 use oci_distribution::Reference;
 
 use crate::{
+    build::Built,
+    digest::Digest,
     error::{Class, Error},
     event::VertexKind,
-    image::{layout, manifest::OCI_MANIFEST},
+    image::{
+        Artifact, layout,
+        manifest::{OCI_INDEX, OCI_MANIFEST},
+    },
     layer::LayerDescriptor,
     push,
-    registry::reference,
+    registry::{PinnedReference, Repository, reference},
     request::{BuildRequest, Output},
     resolve::{LayerRef, Origin},
     solve::{Solved, Solver, blocking},
@@ -60,43 +65,51 @@ pub fn pushes(request: &BuildRequest, names: &[Reference]) -> Result<Vec<Vec<Ref
     own.map(group).collect()
 }
 
-/// Writes the image to every output: files first, because a push is seen by others.
+/// Writes the artifact to every output: files first, because a push is seen by others.
 pub async fn write(
-    request: &BuildRequest,
     names: &[Reference],
-    solver: &Solver,
-    solved: &Solved,
+    built: &[Built],
+    artifact: &Artifact,
 ) -> Result<Written, Error> {
+    let Some(first) = built.first() else { return Ok(Written::default()) };
+    let request = first.solver.request();
     let mut pushes = false;
     for output in &request.outputs {
         match output {
-            Output::OciDirectory(path) => export(solver, solved, names, path, false).await?,
-            Output::OciTar(path) => export(solver, solved, names, path, true).await?,
+            Output::OciDirectory(path) => export(built, artifact, names, path, false).await?,
+            Output::OciTar(path) => export(built, artifact, names, path, true).await?,
             Output::Registry { .. } => pushes = true,
         }
     }
-    let pushed_bytes = if pushes { push(solver, solved).await? } else { 0 };
+    let pushed_bytes = match (pushes, artifact.index()) {
+        (false, _) => 0,
+        (true, None) => push_image(first).await?,
+        (true, Some(index)) => push_index(built, index, &self::pushes(request, names)?).await?,
+    };
     Ok(Written { pushed_bytes })
 }
 
 async fn export(
-    solver: &Solver,
-    solved: &Solved,
+    built: &[Built],
+    artifact: &Artifact,
     names: &[Reference],
     path: &Path,
     tar: bool,
 ) -> Result<(), Error> {
+    let Some(Built { solver, .. }) = built.first() else { return Ok(()) };
     let vertex = solver.vertex(VertexKind::Export, format!("exporting to {}", path.display()));
-    try_join_all(solved.layers.iter().map(|layer| solver.layers().blob(layer))).await?;
-    let (store, image, path) = (solver.store().clone(), solved.image.clone(), path.to_owned());
+    for Built { solver, solved } in built {
+        try_join_all(solved.layers.iter().map(|layer| solver.layers().blob(layer))).await?;
+    }
+    let (store, artifact, path) = (solver.store().clone(), artifact.clone(), path.to_owned());
     let names: Vec<(String, String)> = names
         .iter()
         .map(|name| (name.to_string(), name.tag().unwrap_or("latest").to_owned()))
         .collect();
     let mtime = solver.request().source_date_epoch.unwrap_or(0).max(0) as u64;
     let done = blocking(move || match tar {
-        false => layout::write_directory(&store, &image, &names, &path),
-        true => write_tar(&store, &image, &names, mtime, &path),
+        false => layout::write_directory(&store, &artifact, &names, &path),
+        true => write_tar(&store, &artifact, &names, mtime, &path),
     });
     let result = done.await?.map_err(|error| Error::from_cause(Class::Host, error));
     vertex.end(result)
@@ -105,21 +118,21 @@ async fn export(
 /// Writes the tar beside its place and renames it, or to standard output for `-`.
 fn write_tar(
     store: &crate::store::Store,
-    image: &crate::image::Image,
+    artifact: &Artifact,
     names: &[(String, String)],
     mtime: u64,
     path: &Path,
 ) -> Result<(), layout::LayoutError> {
     if path == Path::new("-") {
         let mut out = std::io::stdout().lock();
-        return layout::write_tar(store, image, names, mtime, &mut out);
+        return layout::write_tar(store, artifact, names, mtime, &mut out);
     }
     let failed = |source| layout::LayoutError::Write { path: path.to_owned(), source };
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(failed)?;
     let file = tempfile::Builder::new().prefix(".bareboat-").tempfile_in(parent).map_err(failed)?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
-    layout::write_tar(store, image, names, mtime, &mut out)?;
+    layout::write_tar(store, artifact, names, mtime, &mut out)?;
     out.flush().map_err(failed)?;
     let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
     set_file_mode(file.path()).map_err(failed)?;
@@ -131,21 +144,66 @@ fn set_file_mode(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
 }
 
-async fn push(solver: &Solver, solved: &Solved) -> Result<u64, Error> {
+/// Ends the uploads that began with the build's first layer.
+async fn push_image(Built { solver, solved }: &Built) -> Result<u64, Error> {
+    let reports = solver.uploads().finish(&push_of(solver, solved).await?).await?;
+    Ok(reports.iter().map(|report| report.uploaded_bytes).sum())
+}
+
+/// Pushes each image by its digest, and then the index under the names.
+async fn push_index(
+    built: &[Built],
+    (bytes, digest): (&[u8], Digest),
+    groups: &[Vec<Reference>],
+) -> Result<u64, Error> {
+    let names: Vec<&Reference> = groups.iter().flatten().collect();
+    let repositories: BTreeSet<Repository> =
+        names.iter().map(|name| Repository::from(*name)).collect();
+    let mut uploaded = 0;
+    for Built { solver, solved } in built {
+        let digest = solved.image.digest;
+        let pinned = |repository: &Repository| {
+            PinnedReference { repository: repository.clone(), digest }.to_reference()
+        };
+        let destinations: Vec<Reference> = repositories.iter().map(pinned).collect();
+        let title = format!("pushing {} for {}", digest.short(), solved.image.platform);
+        let vertex = solver.vertex(VertexKind::Push, title);
+        let told = vertex.clone();
+        let progress: push::PushProgress = Arc::new(move |repository, blob, done, total| {
+            told.report_progress(format!("{} to {repository}", blob.short()), done, total);
+        });
+        let image = push_of(solver, solved).await?;
+        let pushed = push::push(solver.client(), &image, &destinations, progress).await;
+        uploaded += vertex.end(pushed.map_err(push::PushError::into_error))?.uploaded_bytes;
+    }
+    let Some(Built { solver, .. }) = built.first() else { return Ok(uploaded) };
+    for name in names {
+        let vertex = solver.vertex(VertexKind::Push, format!("pushing {name}"));
+        let tag = name.tag().unwrap_or("latest");
+        let bytes = bytes::Bytes::copy_from_slice(bytes);
+        let put = solver.client().put_manifest(&name.into(), tag, OCI_INDEX, bytes).await;
+        let put = put.map_err(|error| error.into_error(Class::Push));
+        if vertex.end(put)? != digest {
+            let title = format!("{name}: the registry took the index under another digest");
+            return Err(Error::new(Class::Push, title));
+        }
+    }
+    Ok(uploaded)
+}
+
+async fn push_of(solver: &Solver, solved: &Solved) -> Result<push::PushImage, Error> {
     let image = &solved.image;
     let mut layers = Vec::new();
     for (layer, descriptor) in solved.layers.iter().zip(&image.layers) {
         layers.push(push_layer(solver, layer, descriptor).await?);
     }
-    let push = push::PushImage {
+    Ok(push::PushImage {
         manifest: image.manifest.clone().into(),
         manifest_media_type: OCI_MANIFEST.into(),
         digest: image.digest,
         config: (image.config_digest, image.config.clone().into()),
         layers,
-    };
-    let reports = solver.uploads().finish(&push).await?;
-    Ok(reports.iter().map(|report| report.uploaded_bytes).sum())
+    })
 }
 
 /// Where the push finds a layer: in the store, else in the registry that it came from.

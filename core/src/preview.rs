@@ -1,9 +1,12 @@
 //! `plan`: what a build would do, without doing it. Nothing is pulled, executed or written but the state directory.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU32},
+};
 
 use crate::{
-    build::Services,
+    build::{Services, fetcher},
     context::Contexts,
     dockerfile::ast::Dockerfile,
     error::{Class, Error},
@@ -66,7 +69,8 @@ pub async fn preview(
 ) -> Result<Preview, Error> {
     let store = Store::open(&request.state_directory, services.boot_id.clone())
         .map_err(|error| Error::from_cause(Class::Host, error))?;
-    let contexts = Contexts::open(request, &store)?;
+    let fetcher = fetcher(request, services, &store, &Arc::new(AtomicU32::new(1)))?;
+    let contexts = Contexts::open(request, &store, fetcher.main(request).await?)?;
     let parsed = crate::build::load(&contexts, &*services.reporter)?;
     let client = Client::new(services.registry.clone(), services.keychain.clone())
         .map_err(|error| error.into_error(Class::Usage))?;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::image::platform::Platform;
+use crate::{fetch::GitReference, image::platform::Platform, secret::Secret};
 
 /// Where the build context comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,8 +11,13 @@ pub enum ContextSource {
     Directory(PathBuf),
     /// A tar file, plain or compressed.
     TarFile(PathBuf),
-    /// A tar on standard input, handed over as a file that can be read.
+    /// Standard input: a tar, plain or compressed; what is no tar is a Dockerfile, and the context is empty then.
     Stdin,
+    /// The tree of a commit.
+    Git(Box<GitReference>),
+    /// An http(s) URL of a tar, plain or compressed; what is no tar is a Dockerfile, and the context holds only that, as
+    /// `context`.
+    Url(Secret<String>),
 }
 
 /// A named context (`--build-context name=value`).
@@ -27,6 +32,10 @@ pub enum NamedContext {
         tag: Option<String>,
         digest: Option<String>,
     },
+    /// The tree of a commit.
+    Git(Box<GitReference>),
+    /// An http(s) URL: a tree with one file, `context`, which is not unpacked (as BuildKit has it).
+    Url(Secret<String>),
 }
 
 /// Which stages do not use the cache.
@@ -74,7 +83,8 @@ pub enum SandboxChoice {
 #[derive(Clone, Debug, Default)]
 pub struct BuildRequest {
     pub context: Option<ContextSource>,
-    /// `-f`; relative paths are relative to the caller's working directory. `None`: `Dockerfile` in the context.
+    /// `-f`; relative paths are relative to the caller's working directory, for contexts from standard input, Git and
+    /// URLs to the context. `None`: `Dockerfile` in the context.
     pub dockerfile: Option<PathBuf>,
     pub build_contexts: BTreeMap<String, NamedContext>,
     pub target: Option<String>,
@@ -99,6 +109,8 @@ pub struct BuildRequest {
     /// `--ulimit`: name, soft, hard.
     pub ulimits: Vec<(String, i64, i64)>,
     pub secrets: BTreeMap<String, SecretSource>,
+    /// `--ssh`, by id. Git over ssh uses `default`.
+    pub ssh: BTreeMap<String, SshSource>,
     /// SOURCE_DATE_EPOCH in seconds: from a build arg, else from the environment.
     pub source_date_epoch: Option<i64>,
     pub state_directory: PathBuf,
@@ -111,5 +123,14 @@ pub struct BuildRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
     File(PathBuf),
-    Value(crate::secret::Secret<Vec<u8>>),
+    Value(Secret<Vec<u8>>),
+}
+
+/// What signs for ssh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SshSource {
+    /// The socket of a running agent.
+    Agent(PathBuf),
+    /// Files of private keys without a passphrase.
+    Keys(Vec<PathBuf>),
 }

@@ -8,22 +8,19 @@ use std::{
     time::SystemTime,
 };
 
+use crate::signals::Cancel;
 use bareboat_core::{
     Class, Error,
     build::{self, Services as CoreServices},
     check::{self, Checked},
     digest::Digest,
     event::Reporter,
-    image::manifest::OCI_MANIFEST,
     preview::{self, BaseConfigs, Preview},
     registry::{Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Proxies},
     request::BuildRequest,
     secret::Secret,
     store,
 };
-use serde_json::json;
-
-use crate::signals::Cancel;
 
 /// What a build needs besides its request.
 pub struct Services {
@@ -147,16 +144,10 @@ fn boot_id() -> String {
 }
 
 fn result(built: &build::BuildResult) -> BuildResult {
-    let image = &built.image;
     BuildResult {
-        digest: image.digest,
-        config_digest: image.config_digest,
-        descriptor: json!({
-            "mediaType": OCI_MANIFEST,
-            "digest": image.digest,
-            "size": image.manifest.len(),
-            "platform": image.platform,
-        }),
+        digest: built.artifact.digest(),
+        config_digest: built.artifact.id(),
+        descriptor: built.artifact.descriptor(),
         names: built.names.clone(),
         steps: built.steps.iter().map(step).collect(),
         sandbox: built.sandbox.map(str::to_owned),

@@ -100,6 +100,16 @@ fn a_changed_argument_executes_what_can_see_it() {
 }
 
 #[test]
+fn an_argument_that_nothing_can_see_executes_nothing() {
+    let dockerfile =
+        "FROM {busybox}\nRUN echo before > /before\nARG UNSEEN=1\nCOPY one /one\nWORKDIR /w\n";
+    let build = Build::new(dockerfile).file("one", "one\n");
+    build.run().success();
+    let second = Build::new(dockerfile).file("one", "one\n").state(build.state_directory());
+    assert_eq!(executed(&second.build_arg("UNSEEN=2").run().success()), [0u64; 0]);
+}
+
+#[test]
 fn times_and_owners_of_context_files_do_not_break_it() {
     let build = build();
     let first = build.run().success();

@@ -1,8 +1,18 @@
 //! Every class of failure has its exit code, names its place and says what to do.
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
+    process::Command,
+};
 
-use crate::support::{Build, Peers, build::bareboat};
+use crate::support::{
+    Build, Peers,
+    build::{bareboat, binary},
+};
 
 fn invoke(arguments: &[&str]) -> (Option<i32>, String) {
     let output = bareboat().args(arguments).output().unwrap();
@@ -172,4 +182,35 @@ fn a_panic_is_never_an_answer() {
         assert_eq!(outcome.code(), Some(3), "{dockerfile:?}: {}", outcome.stderr);
         assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
     }
+}
+
+/// Without the right to mount a RUN is refused by name, and a build without RUN needs no right at all.
+#[test]
+fn an_ordinary_user_may_build_without_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = folder.path().join("context");
+    fs::create_dir(&context).unwrap();
+    fs::write(context.join("note"), "a note\n").unwrap();
+    // The test's own binary may lie where only root can go.
+    let program = folder.path().join("bareboat");
+    fs::copy(binary(), &program).unwrap();
+    for path in [folder.path(), &context] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let build = |dockerfile: &str, out: &str| {
+        fs::write(context.join("Dockerfile"), Peers::get().expand(dockerfile)).unwrap();
+        let out = format!("type=oci,dest={}", folder.path().join(out).display());
+        let state = folder.path().join("state");
+        let mut command = Command::new(&program);
+        command.env_clear().uid(65534).gid(65534).args(["build", "-o", &out, "--state-dir"]);
+        command.arg(state).arg(&context).output().unwrap()
+    };
+    let copied = build("FROM {busybox}\nCOPY --chown=1:2 note /note\nWORKDIR /made\n", "one.tar");
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    let ran = build("FROM {busybox}\nRUN true\n", "two.tar");
+    let told = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(7), "{told}");
+    assert!(told.contains("Dockerfile:2") && told.contains("hint:"), "{told}");
+    assert!(!folder.path().join("two.tar").exists());
 }

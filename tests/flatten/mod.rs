@@ -105,6 +105,15 @@ RUN rm /p/one && mv /q/two /q/moved
     assert_eq!(tree.get("q/moved").sha256, tree.get("three").sha256);
 }
 
+/// buildah joins a new name to the base's file; for us a new name of an unchanged inherited file is a file of its own.
+#[test]
+fn a_new_name_of_a_bases_file_is_a_file() {
+    let outcome = Build::new("FROM {busybox}\nRUN mkdir /r && ln /bin/busybox /r/busybox\n").run();
+    let tree = outcome.success().tree();
+    assert_eq!(tree.get("r/busybox").sha256, tree.get("bin/busybox").sha256);
+    assert_eq!(tree.get("r/busybox").mode, 0o755);
+}
+
 #[test]
 fn capabilities_setuid_and_odd_modes_are_kept() {
     let outcome = assert_equals_buildah(Build::new(

@@ -1,5 +1,7 @@
 //! A multi-stage image on a Debian base, from apt-get in a RUN to the program's output under another builder's runtime.
 
+mod platforms;
+
 use std::{
     fs,
     os::unix::fs::{FileTypeExt, MetadataExt},

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""The suite `golden`: all golden cases with a bareboat binary, judged by tests/golden/passing.txt.
+"""The suite `golden`: all cases of a folder with a bareboat binary, judged by the folder's passing.txt.
 
-    golden.py --bareboat PATH [--update] [--list FILE] [CASE …]
+    golden.py --bareboat PATH [--root DIR] [--update] [--list FILE] [CASE …]
+
+DIR is tests/golden unless told: what a real BuildKit made. tests/cases holds our own cases, in the same form.
 
 Fails if a case that the list names did not pass (or does not exist), and reports the cases that pass without being listed, so that the
 list is kept true; --update rewrites it instead. A case that this machine could not set up counts as failed if it is listed. The last
@@ -11,7 +13,7 @@ import argparse, json, os, shlex, subprocess, sys, tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(os.path.dirname(HERE), "golden")
-HEADER = "# Golden cases that pass; none may fail again. Kept by `tests/run --update-golden`.\n"
+HEADER = "# Cases that pass; none may fail again. Kept by `tests/run --update-golden`.\n"
 
 
 def read_list(path):
@@ -26,6 +28,7 @@ def run(options, results):
     template = f"BAREBOAT_STATE_DIR={shlex.quote(state)} {binary}"
     command = [
         sys.executable, os.path.join(GOLDEN, "run_golden.py"), "--registry", "localhost:0", "--json", results, "--quiet", "--tmp", options.scratch,
+        "--cases", options.root,
         "--cmd", template + " build -f {dockerfile} {args} -o type=oci,dest={out},tar=false {context}",
         "--check-cmd", template + " check --format json -f {dockerfile} {args} {context}",
         *options.cases,
@@ -58,9 +61,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bareboat", required=True)
     parser.add_argument("--update", action="store_true")
-    parser.add_argument("--list", default=os.path.join(GOLDEN, "passing.txt"))
+    parser.add_argument("--root", default=GOLDEN)
+    parser.add_argument("--list", help="default: passing.txt of the root")
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
+    options.list = options.list or os.path.join(options.root, "passing.txt")
     with tempfile.TemporaryDirectory(prefix="golden-") as options.scratch:
         path = os.path.join(options.scratch, "results.json")
         run(options, path)

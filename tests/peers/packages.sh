@@ -5,7 +5,7 @@ needed_packages=(
     docker-registry:docker-registry skopeo:skopeo umoci:umoci podman:podman runc:runc buildah:buildah
     debootstrap:debootstrap busybox:busybox-static setcap:libcap2-bin zstd:zstd newuidmap:uidmap mkfs.ext4:e2fsprogs
     losetup:mount curl:curl git:git openssl:openssl htpasswd:apache2-utils python3:python3 gcc:gcc readelf:binutils
-    xz:xz-utils tar:tar /etc/ssl/certs/ca-certificates.crt:ca-certificates
+    xz:xz-utils bzip2:bzip2 tar:tar ssh-agent:openssh-client /etc/ssl/certs/ca-certificates.crt:ca-certificates
     /usr/share/containers/seccomp.json:golang-github-containers-common
 )
 

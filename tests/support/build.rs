@@ -36,6 +36,8 @@ pub struct Build {
     state: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    source: Option<OsString>,
+    stdin: Option<PathBuf>,
     output: bool,
     timeout: Duration,
     runs: AtomicU32,
@@ -53,6 +55,8 @@ impl Build {
             scratch,
             arguments: Vec::new(),
             environment: Vec::new(),
+            source: None,
+            stdin: None,
             output: true,
             timeout: Duration::from_secs(300),
             runs: AtomicU32::new(0),
@@ -109,6 +113,20 @@ impl Build {
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Build {
         self.environment.push((name.into(), value.as_ref().to_owned()));
         self
+    }
+
+    /// Another CONTEXT than the folder of files.
+    pub fn source(mut self, source: impl AsRef<OsStr>) -> Build {
+        self.source = Some(source.as_ref().to_owned());
+        self
+    }
+
+    /// CONTEXT is `-`, with these bytes on standard input.
+    pub fn stdin(mut self, bytes: &[u8]) -> Build {
+        let path = self.scratch.path().join("stdin");
+        fs::write(&path, bytes).unwrap();
+        self.stdin = Some(path);
+        self.source("-")
     }
 
     /// Shares a state directory with another build.
@@ -171,12 +189,17 @@ impl Build {
         }
         command
             .args(&self.arguments)
-            .arg(self.context())
+            .arg(self.source.clone().unwrap_or_else(|| self.context().into()))
             .env("HOME", self.scratch.path().join("home"));
         for (name, value) in &self.environment {
             command.env(name, value);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let stdin = self.stdin.as_ref().map(|path| fs::File::open(path).unwrap().into());
+        command
+            .stdin(stdin.unwrap_or_else(Stdio::null))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
         command
     }
 }

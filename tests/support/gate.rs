@@ -38,7 +38,12 @@ impl Gate {
 
     /// A busybox command that ends when the gate is open.
     pub fn pass(&self) -> String {
-        format!("wget -q -O /passed http://127.0.0.1:{}/", self.port)
+        format!("wget -q -O /passed {}", self.url())
+    }
+
+    /// Its URL, which stands in the arguments of whoever waits.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/", self.port)
     }
 
     pub fn open(&self) {

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod canary;
 pub mod fake_registry;
+pub mod files;
 pub mod forge;
 pub mod gate;
 pub mod http;
@@ -17,6 +18,7 @@ pub mod tree;
 pub use build::{Build, Outcome, binary};
 pub use canary::Canary;
 pub use fake_registry::FakeRegistry;
+pub use files::FileServer;
 pub use forge::ImageForge;
 pub use gate::Gate;
 pub use layout::Layout;

@@ -4,14 +4,22 @@ use std::io::Read;
 
 use crate::{
     layer::{
-        decompress::decompressed,
+        decompress::{Format, decompressed},
         limits::ReadLimits,
-        tar::{Member, MemberKind, TarReader},
+        tar::{Member, MemberKind, TarReader, is_tar_header},
     },
     tree::{Content, EntryPath, Kind, Metadata},
 };
 
 use super::{ContextError, ContextTree, MemoryTree, Node, Spool};
+
+/// The size of a tar's header.
+const BLOCK_BYTES: usize = 512;
+
+/// Whether a file that begins with `head` (512 bytes, or all there is) is taken as an archive: it is compressed, or a tar.
+pub fn is_archive(head: &[u8]) -> bool {
+    Format::of_magic(head) != Format::Plain || head.get(..BLOCK_BYTES).is_some_and(is_tar_header)
+}
 
 impl ContextTree {
     /// Reads a tar, plain or compressed, to its end; the files' bytes go to the spool. No ignore file counts.
@@ -148,6 +156,18 @@ fn refused(member: &Member, what: &'static str) -> ContextError {
 mod tests {
     use super::*;
     use crate::context::{Ignore, SourceTree, read_file};
+
+    #[test]
+    fn archives_are_known_by_their_first_block() {
+        let tar = archive(&[("a", tar::EntryType::Regular, "x")]);
+        assert!(is_archive(&tar[..BLOCK_BYTES]));
+        assert!(!is_archive(&tar[..BLOCK_BYTES - 1]));
+        assert!(!is_archive(&[0; BLOCK_BYTES]), "an empty tar is no archive");
+        for magic in [&b"\x1f\x8b\x08"[..], b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"] {
+            assert!(is_archive(magic));
+        }
+        assert!(!is_archive(b"FROM scratch\n") && !is_archive(b""));
+    }
 
     fn look(tree: &ContextTree, path: &str) -> Option<Node> {
         tree.lookup(&EntryPath::clean(path.as_bytes()).unwrap()).unwrap()

@@ -37,6 +37,7 @@ impl From<&Stat> for Stamp {
 /// The hashes of one context directory.
 #[derive(Debug, Default)]
 pub struct ContentHashes {
+    /// Empty: nothing is kept.
     name: String,
     known: HashMap<Vec<u8>, (Stamp, Digest)>,
     changed: bool,
@@ -54,6 +55,11 @@ impl ContentHashes {
         ContentHashes { name, known: known.collect(), changed: false }
     }
 
+    /// Of a context whose files are made anew for each build.
+    pub fn forgetful() -> Self {
+        ContentHashes::default()
+    }
+
     /// The digest that this very version of a file had.
     pub fn get(&self, path: &[u8], stamp: &Stamp) -> Option<Digest> {
         self.known.get(path).filter(|(known, _)| known == stamp).map(|(_, digest)| *digest)
@@ -69,7 +75,7 @@ impl ContentHashes {
 
     /// Writes the hashes if any is new. What cannot be written is hashed again next time.
     pub fn save(&mut self, store: &Store) {
-        if !std::mem::take(&mut self.changed) {
+        if !std::mem::take(&mut self.changed) || self.name.is_empty() {
             return;
         }
         let rows: Vec<(String, Stamp, Digest)> = self

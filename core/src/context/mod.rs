@@ -15,7 +15,8 @@ mod tree;
 
 use std::{io, path::PathBuf};
 
-pub use contexts::{Contexts, OpenContext};
+pub use archive::is_archive;
+pub use contexts::{Contexts, FETCHED_FILE, FetchedContext, OpenContext};
 pub use glob::{Glob, GlobError, has_wildcard};
 pub use hashes::Stamp;
 pub use ignore::{Ignore, IgnoreError, find_ignore};

@@ -37,7 +37,8 @@ impl ContextTree {
         Ok(ContextTree::new(Files::Directory(Directory::open(directory)?), ignore))
     }
 
-    pub(super) fn from_memory(files: MemoryTree) -> Self {
+    /// A tree of names that are held in memory.
+    pub fn from_memory(files: MemoryTree) -> Self {
         ContextTree::new(Files::Memory(files), Ignore::none())
     }
 

@@ -137,6 +137,8 @@ pub enum MountError {
     SecretUnnamed,
     #[error("both source and id can't be set")]
     SecretNamedTwice,
+    #[error("ssh does not support source")]
+    SshSource,
     #[error("invalid cache sharing set for {} mount", .0.as_str())]
     SharingOfAnotherType(MountType),
     #[error(transparent)]
@@ -278,6 +280,9 @@ impl Reader {
             self.read_only.unwrap_or(!matches!(kind, MountType::Cache | MountType::Tmpfs));
         if kind == MountType::Secret {
             secret(&mount)?;
+        }
+        if kind == MountType::Ssh && mount.source.is_some() {
+            return Err(MountError::SshSource);
         }
         if mount.sharing.is_some() && kind != MountType::Cache {
             return Err(MountError::SharingOfAnotherType(kind));

@@ -3,6 +3,7 @@
 pub mod add;
 pub mod copy;
 pub mod sandbox;
+pub mod ssh;
 pub mod users;
 pub mod workdir;
 

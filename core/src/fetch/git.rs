@@ -19,7 +19,7 @@ use super::{
     http::{HttpClient, refusal},
     origin::{Origin, basic, header_value, trimmed},
 };
-use crate::{registry::shown, secret::Secret, tree::Timestamp};
+use crate::{registry::shown, request::SshSource, secret::Secret, tree::Timestamp};
 
 /// What git needs of its surroundings.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +40,19 @@ pub struct SshAccess {
     pub identity_files: Vec<PathBuf>,
     /// `None`: the hosts' keys are taken as they come (as BuildKit does).
     pub known_hosts: Option<PathBuf>,
+}
+
+impl From<&SshSource> for SshAccess {
+    fn from(source: &SshSource) -> Self {
+        match source {
+            SshSource::Agent(socket) => {
+                SshAccess { agent_socket: Some(socket.clone()), ..SshAccess::default() }
+            }
+            SshSource::Keys(files) => {
+                SshAccess { identity_files: files.clone(), ..SshAccess::default() }
+            }
+        }
+    }
 }
 
 /// What a reference means now.

@@ -1,6 +1,7 @@
 //! The OCI image layout: as an output (a directory or a tar), and as a source of named contexts (image-layout.md).
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{digest::Digest, store::Store};
 
-use super::{Image, manifest};
+use super::{Artifact, manifest};
 
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
@@ -23,18 +24,8 @@ pub enum LayoutError {
 }
 
 /// The bytes of `index.json`: one descriptor for each name, or one without a name.
-fn index_document(image: &Image, names: &[(String, String)]) -> Vec<u8> {
-    let mut platform =
-        json!({"architecture": image.platform.architecture, "os": image.platform.os});
-    if !image.platform.variant.is_empty() {
-        platform["variant"] = json!(image.platform.variant);
-    }
-    let descriptor = json!({
-        "mediaType": manifest::OCI_MANIFEST,
-        "digest": image.digest,
-        "size": image.manifest.len(),
-        "platform": platform,
-    });
+fn index_document(artifact: &Artifact, names: &[(String, String)]) -> Vec<u8> {
+    let descriptor = artifact.descriptor();
     let named = |(name, tag): &(String, String)| {
         let mut named = descriptor.clone();
         named["annotations"] =
@@ -48,13 +39,30 @@ fn index_document(image: &Image, names: &[(String, String)]) -> Vec<u8> {
         .into_bytes()
 }
 
+/// The documents of an artifact by their digests.
+fn documents(artifact: &Artifact) -> BTreeMap<Digest, &[u8]> {
+    let mut documents: BTreeMap<Digest, &[u8]> = BTreeMap::new();
+    for image in &artifact.images {
+        documents.insert(image.digest, &image.manifest);
+        documents.insert(image.config_digest, &image.config);
+    }
+    documents.extend(artifact.index().map(|(bytes, digest)| (digest, bytes)));
+    documents
+}
+
+/// The layers of all images by their digests, with their sizes.
+fn layers(artifact: &Artifact) -> BTreeMap<Digest, u64> {
+    let layers = artifact.images.iter().flat_map(|image| &image.layers);
+    layers.map(|layer| (layer.digest, layer.size)).collect()
+}
+
 const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// Writes the image as a layout directory. `names` are full names with their tags. An existing layout is replaced as a
+/// Writes an artifact as a layout directory. `names` are full names with their tags. An existing layout is replaced as a
 /// whole once the new one is complete; anything else that is no empty directory is left alone.
 pub fn write_directory(
     store: &Store,
-    image: &Image,
+    artifact: &Artifact,
     names: &[(String, String)],
     target: &Path,
 ) -> Result<(), LayoutError> {
@@ -65,14 +73,14 @@ pub fn write_directory(
     let fresh = tempfile::Builder::new().prefix(".bareboat-").tempdir_in(parent).map_err(failed)?;
     let blobs = fresh.path().join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(failed)?;
-    for layer in &image.layers {
-        copy_blob(store, &layer.digest, layer.size, &blobs.join(layer.digest.hex()))?;
+    for (digest, size) in layers(artifact) {
+        copy_blob(store, &digest, size, &blobs.join(digest.hex()))?;
     }
-    for (digest, bytes) in [(image.digest, &image.manifest), (image.config_digest, &image.config)] {
+    for (digest, bytes) in documents(artifact) {
         fs::write(blobs.join(digest.hex()), bytes).map_err(failed)?;
     }
     fs::write(fresh.path().join("oci-layout"), MARKER).map_err(failed)?;
-    fs::write(fresh.path().join("index.json"), index_document(image, names)).map_err(failed)?;
+    fs::write(fresh.path().join("index.json"), index_document(artifact, names)).map_err(failed)?;
     set_modes(fresh.path()).map_err(failed)?;
     replace(fresh, target).map_err(failed)
 }
@@ -124,34 +132,26 @@ fn copy_large(reader: &mut impl io::Read, writer: &mut impl Write) -> io::Result
     }
 }
 
-/// Writes the image as a layout in a tar: names sorted, owner 0:0, mtimes `mtime_seconds`.
+/// Writes an artifact as a layout in a tar: names sorted, owner 0:0, mtimes `mtime_seconds`.
 pub fn write_tar(
     store: &Store,
-    image: &Image,
+    artifact: &Artifact,
     names: &[(String, String)],
     mtime_seconds: u64,
     out: &mut dyn Write,
 ) -> Result<(), LayoutError> {
     let failed = |source| LayoutError::Write { path: PathBuf::from("the layout's tar"), source };
     let mut tar = tar::Builder::new(out);
-    let mut blobs: Vec<(Digest, u64)> =
-        image.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-    blobs.push((image.digest, image.manifest.len() as u64));
-    blobs.push((image.config_digest, image.config.len() as u64));
-    blobs.sort();
-    blobs.dedup();
+    let documents = documents(artifact);
+    let mut blobs = layers(artifact);
+    blobs.extend(documents.iter().map(|(digest, bytes)| (*digest, bytes.len() as u64)));
     for directory in ["blobs/", "blobs/sha256/"] {
         append(&mut tar, directory, 0, mtime_seconds, &mut io::empty()).map_err(failed)?;
     }
     for (digest, size) in blobs {
         let name = format!("blobs/sha256/{}", digest.hex());
-        let bytes = match digest {
-            digest if digest == image.digest => Some(&image.manifest),
-            digest if digest == image.config_digest => Some(&image.config),
-            _ => None,
-        };
-        let result = match bytes {
-            Some(bytes) => append(&mut tar, &name, size, mtime_seconds, &mut bytes.as_slice()),
+        let result = match documents.get(&digest) {
+            Some(bytes) => append(&mut tar, &name, size, mtime_seconds, &mut &**bytes),
             None => {
                 let blob = store.open_blob(&digest, size).map_err(io::Error::other);
                 blob.and_then(|mut blob| append(&mut tar, &name, size, mtime_seconds, &mut blob))
@@ -159,7 +159,7 @@ pub fn write_tar(
         };
         result.map_err(|source| LayoutError::Blob { digest, source })?;
     }
-    let index = index_document(image, names);
+    let index = index_document(artifact, names);
     append(&mut tar, "index.json", index.len() as u64, mtime_seconds, &mut index.as_slice())
         .map_err(failed)?;
     append(&mut tar, "oci-layout", MARKER.len() as u64, mtime_seconds, &mut &MARKER[..])

@@ -6,4 +6,4 @@ pub mod manifest;
 pub mod platform;
 
 pub use config::{ContainerConfig, HealthConfig, History, ImageConfig};
-pub use manifest::Image;
+pub use manifest::{Artifact, Image};

@@ -57,7 +57,10 @@ pub fn named_context(
     ];
     let (key, context) = keys.iter().find_map(|key| contexts.get_key_value(key))?;
     let source = match context {
-        NamedContext::Directory(_) => return Some(TreeSource::Context(Some(key.clone()))),
+        NamedContext::Directory(_) | NamedContext::Git(_) | NamedContext::Url(_) => {
+            return Some(TreeSource::Context(Some(key.clone())));
+        }
+        NamedContext::Image(reference) if reference == "scratch" => return Some(TreeSource::Empty),
         NamedContext::Image(reference) => ImageSource::Registry(reference.clone()),
         NamedContext::Layout { path, tag, digest } => {
             ImageSource::Layout { path: path.clone(), tag: tag.clone(), digest: digest.clone() }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     digest::Digest,
-    error::{Class, Error},
+    error::{Class, Error, Location},
     image::ImageConfig,
     layer::LayerDescriptor,
     plan::{ImageSource, ImageUse},
@@ -40,6 +40,8 @@ pub struct LayerRef {
     pub diff_id: Digest,
     /// `None` for layers that this builder wrote.
     pub origin: Option<Origin>,
+    /// Where the Dockerfile names the layer's image.
+    pub place: Option<Location>,
 }
 
 /// An image as it was when the build began.
@@ -49,6 +51,14 @@ pub struct ResolvedImage {
     pub digest: Digest,
     pub config: ImageConfig,
     pub layers: Vec<LayerRef>,
+}
+
+impl ResolvedImage {
+    /// The image with the place that names it: errors of its layers are told there.
+    pub fn named_at(mut self, place: &Location) -> Self {
+        self.layers.iter_mut().for_each(|layer| layer.place = Some(place.clone()));
+        self
+    }
 }
 
 /// Resolves images, remembering manifests and configurations by digest in the store.
@@ -194,6 +204,7 @@ fn layers(
         },
         diff_id: *diff_id,
         origin: Some(origin.clone()),
+        place: None,
     };
     Ok(manifest.layers.iter().zip(diff_ids).map(layer).collect())
 }

@@ -276,7 +276,12 @@ impl Solver {
         let changeset = self.subtree(&source, "/").await?;
         let layer = self.write(Arc::new(changeset)).await?;
         self.layers.remember(layer.diff_id, layer.index)?;
-        Ok(LayerRef { descriptor: layer.descriptor, diff_id: layer.diff_id, origin: None })
+        Ok(LayerRef {
+            descriptor: layer.descriptor,
+            diff_id: layer.diff_id,
+            origin: None,
+            place: None,
+        })
     }
 
     /// A whole context as a directory, for mounts; made once a build.

@@ -20,7 +20,7 @@ use crate::{
     digest::Digest,
     error::{Class, Error},
     event::{Event, Reporter, VertexId},
-    layer::{LayerSink, ReadLayer, limits::ReadLimits, read_layer},
+    layer::{LayerError, LayerSink, ReadLayer, limits::ReadLimits, read_layer},
     registry::{Client, PinnedReference},
     resolve::{LayerRef, Origin},
     rootfs::Unpacker,
@@ -137,8 +137,8 @@ impl Layers {
             return Ok(());
         }
         let source = self.open(layer)?;
-        let label = layer.descriptor.digest.to_string();
-        blocking(move || drain(source)).await?.map_err(|error| unreadable(&label, error))
+        let drained = blocking(move || source.finish()).await?;
+        drained.map_err(|error| of_layer(layer, Error::from_cause(Class::Source, error)))
     }
 
     /// The unpacked trees of a chain, lowest first, in overlayfs's lower form.
@@ -218,13 +218,13 @@ impl Layers {
         let media_type = layer.descriptor.media_type.clone();
         let label = layer.descriptor.digest.to_string();
         let read = blocking(move || read_source(source, &media_type, unpacker)).await?;
-        let (read, unpacker) = read.map_err(|error| error.context(format!("layer {label}")))?;
+        let (read, unpacker) = read.map_err(|error| of_layer(layer, error))?;
         if read.diff_id != layer.diff_id {
             let title = format!(
                 "layer {label} unpacks to {}, its image's configuration says {}",
                 read.diff_id, layer.diff_id
             );
-            return Err(Error::new(Class::Source, title));
+            return Err(of_layer(layer, Error::new(Class::Source, title)));
         }
         for warning in &read.warnings {
             let message = format!("layer {label}: {warning}");
@@ -245,14 +245,13 @@ impl Layers {
         let source = self.open(layer)?;
         let spool = self.store.spool().map_err(host)?;
         let media_type = layer.descriptor.media_type.clone();
-        let label = layer.descriptor.digest.to_string();
         let extracted = blocking(move || {
             let mut source = source;
             let found =
                 crate::layer::extract_files(&mut source, &media_type, &index, &wanted, &spool);
             found.map(|found| (Arc::new(spool), found))
         });
-        extracted.await?.map_err(|error| Error::from_cause(Class::Source, error).context(label))
+        extracted.await?.map_err(|error| of_layer(layer, Error::from_cause(Class::Source, error)))
     }
 
     /// The tree of a layer, where one is on disk already.
@@ -356,10 +355,6 @@ impl Source {
     }
 }
 
-fn drain(source: Source) -> io::Result<()> {
-    source.finish()
-}
-
 fn read_source(
     mut source: Source,
     media_type: &str,
@@ -367,9 +362,17 @@ fn read_source(
 ) -> Result<(ReadLayer, Option<Unpacker>), Error> {
     let sink = unpacker.as_mut().map(|unpacker| unpacker as &mut dyn LayerSink);
     let read = read_layer(&mut source, media_type, ReadLimits::default(), sink)
-        .map_err(|error| Error::from_cause(Class::Source, error))?;
+        .map_err(|error| Error::from_cause(class_of(&error), error))?;
     source.finish().map_err(|error| Error::from_cause(Class::Source, error))?;
     Ok((read, unpacker))
+}
+
+/// A layer that cannot be unpacked here is this host's fault, all else the layer's.
+fn class_of(error: &LayerError) -> Class {
+    match error {
+        LayerError::Sink { .. } => Class::Host,
+        _ => Class::Source,
+    }
 }
 
 /// Writes what it reads into a blob of the store.
@@ -432,8 +435,13 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
     File::open(path).map(OwnedFd::from).map_err(host)
 }
 
-fn unreadable(label: &str, error: io::Error) -> Error {
-    Error::from_cause(Class::Source, error).context(format!("layer {label}"))
+/// An error of a layer names it, and the line of the Dockerfile that names its image.
+fn of_layer(layer: &LayerRef, error: Error) -> Error {
+    let error = error.context(format!("layer {}", layer.descriptor.digest));
+    match &layer.place {
+        Some(place) if error.location().is_none() => error.at_location(place.clone()),
+        _ => error,
+    }
 }
 
 /// Runs on a thread for blocking work; a panic there is a bug, told as such.

@@ -1,5 +1,6 @@
 //! The solver: runs the target's graph on demand. Keys first, for the whole graph; then only what no record answers.
 
+mod contexts;
 mod copy;
 mod keys;
 mod layers;
@@ -27,6 +28,7 @@ use crate::{
     digest::Digest,
     dockerfile::ast::Dockerfile,
     error::{Class, Error},
+    execute::sandbox,
     fetch::{Git, HttpClient},
     image::{History, Image, ImageConfig},
     plan::{BuildGraph, ImageUse},
@@ -37,6 +39,7 @@ use crate::{
     time::Clock,
 };
 
+pub use contexts::ContextFetcher;
 pub use layers::{Layers, blocking};
 pub use uploads::Uploads;
 pub use vertex::Vertex;
@@ -52,7 +55,7 @@ pub struct Parts {
     pub images: BTreeMap<ImageUse, ResolvedImage>,
     pub dockerfile: Arc<Dockerfile>,
     pub request: Arc<BuildRequest>,
-    pub contexts: Contexts,
+    pub contexts: Arc<Contexts>,
     pub store: Store,
     pub client: Client,
     pub http: HttpClient,
@@ -60,6 +63,8 @@ pub struct Parts {
     pub services: Arc<Services>,
     pub next_vertex: Arc<AtomicU32>,
     pub uploads: Uploads,
+    /// Comes before stages' names where a build is for several platforms: the platform and a blank.
+    pub label: String,
 }
 
 /// What one step did, for metadata and summaries.
@@ -113,6 +118,7 @@ pub struct Inner {
     reports: Mutex<Vec<(usize, usize, StepReport)>>,
     tokens: Semaphore,
     sandbox: std::sync::OnceLock<&'static str>,
+    rung: tokio::sync::OnceCell<sandbox::Probe>,
     clock: Clock,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Cache mounts that this build has used.
@@ -146,6 +152,7 @@ impl Solver {
             reports: Mutex::default(),
             tokens,
             sandbox: std::sync::OnceLock::new(),
+            rung: tokio::sync::OnceCell::new(),
             clock,
             tasks: Mutex::default(),
             used: Mutex::default(),

@@ -1,6 +1,7 @@
 //! RUN --mount: what each asks for, as mounts of the step's box.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -14,11 +15,13 @@ use crate::{
     error::{Class, Error},
     execute::{
         sandbox::{Discard, MountSource, StepMount},
+        ssh::{self, SocketAccess, SshError},
         users::RunUser,
     },
     plan::{PlannedMount, RunOp, TreeSource},
-    request::SecretSource,
+    request::{BuildRequest, SecretSource},
     rootfs,
+    secret::Secret,
 };
 
 use super::{Solver, blocking, layers::host};
@@ -26,6 +29,7 @@ use super::{Solver, blocking, layers::host};
 /// What a cache mount has where it does not say.
 const CACHE_MODE: u32 = 0o755;
 const SECRET_MODE: u32 = 0o400;
+const SOCKET_MODE: u32 = 0o600;
 const SCRIPT_MODE: u32 = 0o755;
 /// As BuildKit mounts a tmpfs.
 const TMPFS_MODE: u32 = 0o1777;
@@ -40,6 +44,8 @@ pub struct StepMounts {
     pub environment: Vec<(String, Vec<u8>)>,
     /// Held until the step is over.
     _locks: Vec<File>,
+    /// Answered until the step is over.
+    _agents: Vec<ssh::Forwarding>,
 }
 
 impl Solver {
@@ -70,13 +76,7 @@ impl Solver {
                 }
                 MountType::Secret => self.secret(&planned.mount, &mut all)?,
                 MountType::Ssh => {
-                    if planned.mount.required {
-                        let title = "an ssh mount is required, but no agent is forwarded";
-                        let hint = "bareboat forwards no ssh agent yet: use a secret";
-                        return Err(Error::new(Class::Step, title).hint(hint));
-                    }
-                    let socket = format!("/run/buildkit/ssh_agent.{agents}");
-                    all.environment.push(("SSH_AUTH_SOCK".into(), socket.into_bytes()));
+                    self.ssh(run, &planned.mount, agents, work, &mut all)?;
                     agents += 1;
                 }
             }
@@ -139,6 +139,7 @@ impl Solver {
         planned: &PlannedMount,
         target: &Path,
     ) -> Result<(MountSource, File), Error> {
+        let (planned, part) = part_of_cache(planned);
         let mount = &planned.mount;
         let cleaned: PathBuf = target.components().collect();
         let id = mount.id.clone().unwrap_or_else(|| cleaned.to_string_lossy().into_owned());
@@ -163,11 +164,11 @@ impl Solver {
             self.parts.store.discard(&directory);
         }
         if !directory.exists() {
-            self.seed(planned, &directory).await?;
+            self.seed(&planned, &directory).await?;
         }
         let source = MountSource::Bind {
             root: directory,
-            path: PathBuf::from("/"),
+            path: PathBuf::from(part),
             writable: !mount.read_only,
         };
         Ok((source, lock))
@@ -192,6 +193,41 @@ impl Solver {
             fs::rename(&fresh, directory)
         };
         own().or_else(|error| if directory.exists() { Ok(()) } else { Err(error) }).map_err(host)
+    }
+
+    /// An agent's socket. The variable names the first one, also where no agent was forwarded (as BuildKit has it).
+    fn ssh(
+        &self,
+        run: &RunOp,
+        mount: &Mount,
+        number: usize,
+        work: &Path,
+        all: &mut StepMounts,
+    ) -> Result<(), Error> {
+        let name = format!("ssh_agent.{number}");
+        let target = match &mount.target {
+            Some(_) => target(run, mount),
+            None => Path::new("/run/buildkit").join(&name),
+        };
+        let set = run.environment.get("SSH_AUTH_SOCK").is_some();
+        if number == 0 && !set {
+            let value = target.as_os_str().as_encoded_bytes().to_vec();
+            all.environment.push(("SSH_AUTH_SOCK".into(), value));
+        }
+        let id = mount.id.as_deref().unwrap_or("default");
+        let Some(source) = self.parts.request.ssh.get(id) else {
+            return not_forwarded(id, mount.required);
+        };
+        let access = SocketAccess {
+            mode: mount.mode.unwrap_or(SOCKET_MODE),
+            uid: mount.uid.unwrap_or(0),
+            gid: mount.gid.unwrap_or(0),
+        };
+        let agent = ssh::forward(source, work, &name, access).map_err(SshError::into_error)?;
+        all._agents.push(agent);
+        let source = MountSource::Bind { root: work.to_owned(), path: name.into(), writable: true };
+        all.mounts.push(StepMount { target, source });
+        Ok(())
     }
 
     fn secret(&self, mount: &Mount, all: &mut StepMounts) -> Result<(), Error> {
@@ -229,6 +265,31 @@ impl Solver {
     }
 }
 
+fn not_forwarded(id: &str, required: bool) -> Result<(), Error> {
+    if !required {
+        return Ok(());
+    }
+    let title = format!("no SSH key {id:?} was forwarded, and the mount requires it");
+    Err(Error::new(Class::Step, title).hint(format!("give it with --ssh {id} or --ssh {id}=FILE")))
+}
+
+/// A cache without `from` is one directory, and `source` says which part of it to mount; owner and mode then don't count
+/// (as in BuildKit's dispatchRunMounts). With `from`, `source` is what the cache starts with.
+fn part_of_cache(planned: &PlannedMount) -> (PlannedMount, String) {
+    let mut planned = planned.clone();
+    let part = match (&planned.from, planned.mount.source.take()) {
+        (None | Some(TreeSource::Empty), Some(source)) => source,
+        (_, source) => {
+            planned.mount.source = source;
+            return (planned, "/".to_owned());
+        }
+    };
+    if part.split('/').any(|name| !matches!(name, "" | ".")) {
+        (planned.mount.uid, planned.mount.gid, planned.mount.mode) = (None, None, None);
+    }
+    (planned, part)
+}
+
 fn tmpfs(mount: &Mount) -> MountSource {
     MountSource::Tmpfs {
         bytes_max: (mount.size_bytes > 0).then_some(mount.size_bytes),
@@ -261,7 +322,15 @@ fn discard(work: &Path, number: usize) -> Result<Discard, Error> {
     Ok(Discard { upper: fresh(work, number, "upper")?, work: fresh(work, number, "work")? })
 }
 
-pub fn read_secret(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
+/// All secrets of a build, by id.
+pub fn secret_values(request: &BuildRequest) -> Result<BTreeMap<String, Secret<Vec<u8>>>, Error> {
+    let read = |(id, source): (&String, &SecretSource)| {
+        Ok((id.clone(), Secret::new(read_secret(id, source)?)))
+    };
+    request.secrets.iter().map(read).collect()
+}
+
+fn read_secret(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
     let bytes = match source {
         SecretSource::Value(value) => value.expose().clone(),
         SecretSource::File(path) => fs::read(path).map_err(|error| {

@@ -11,11 +11,10 @@ use crate::{
     execute::copy::{Source, SourcePath},
     fetch::{FetchError, GitReference, HttpRequest, ResolvedCommit},
     plan::{CopyOp, CopySource},
-    secret::Secret,
     tree::{Content, EntryPath},
 };
 
-use super::{Solver, layers::host, mounts::read_secret};
+use super::{Solver, layers::host, mounts::secret_values};
 
 /// A source of ADD as it is now.
 pub enum Remote {
@@ -67,7 +66,7 @@ pub fn git_key(reference: &GitReference, key: KeyBuilder) -> KeyBuilder {
 impl Solver {
     /// Finds out what the remote sources of an ADD are now, in their order.
     pub async fn look_at_remotes(&self, op: &CopyOp) -> Result<Vec<Remote>, Error> {
-        let secrets = self.secret_values()?;
+        let secrets = secret_values(self.request())?;
         let lookup = |id: &str| secrets.get(id).cloned();
         let mut remotes = Vec::new();
         for source in &op.sources {
@@ -110,7 +109,7 @@ impl Solver {
         op: &CopyOp,
         remotes: Vec<Remote>,
     ) -> Result<Vec<RemoteTree>, Error> {
-        let secrets = self.secret_values()?;
+        let secrets = secret_values(self.request())?;
         let lookup = |id: &str| secrets.get(id).cloned();
         let mut trees = Vec::new();
         for remote in remotes {
@@ -135,16 +134,8 @@ impl Solver {
         }
         Ok(trees)
     }
-
-    fn secret_values(&self) -> Result<std::collections::BTreeMap<String, Secret<Vec<u8>>>, Error> {
-        let secrets = &self.parts.request.secrets;
-        secrets
-            .iter()
-            .map(|(id, source)| Ok((id.clone(), Secret::new(read_secret(id, source)?))))
-            .collect()
-    }
 }
 
-fn input(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub fn input(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::from_cause(Class::Input, error)
 }

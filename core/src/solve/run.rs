@@ -16,7 +16,7 @@ use crate::{
     error::{Class, Error},
     event::OutputStream,
     execute::{
-        sandbox::{self, StepExit, StepNetwork, StepSpec, StepUser, Ulimit},
+        sandbox::{self, StepExit, StepNetwork, StepSpec, StepUser, Ulimit, Unavailable, Verdict},
         users::RunUser,
     },
     plan::{Network, RunOp, TreeSource},
@@ -72,6 +72,7 @@ impl Solver {
             }
         }
         let _token = self.tokens.acquire().await.map_err(|e| Error::from_cause(Class::Bug, e))?;
+        self.find_rung().await?;
         let trees = self.layers.trees(&below.layers).await?;
         let snapshot = self.layers.snapshot(&below.layers).await?;
         let place = self.place()?;
@@ -94,6 +95,23 @@ impl Solver {
         check_exit(run, report.exit, &tail)?;
         let stubs = stub_paths(&report.stubs)?;
         self.layer_of_upper(place, snapshot, trees, stubs).await
+    }
+
+    /// Makes sure, once a build and by doing it, that steps can be executed on this host.
+    async fn find_rung(&self) -> Result<(), Error> {
+        let probe = self.rung.get_or_init(|| sandbox::probe(self.parts.store.work())).await;
+        match &probe.verdict {
+            Verdict::Available => Ok(()),
+            Verdict::Unavailable(Unavailable { error, meaning, remedy }) => {
+                let title = format!("RUN cannot be executed on this host: {error}");
+                let hint = remedy.clone().or_else(|| meaning.map(str::to_owned));
+                let hint = hint.unwrap_or_else(|| {
+                    "RUN needs root with the right to mount; COPY, ADD and WORKDIR need neither"
+                        .into()
+                });
+                Err(Error::new(Class::Host, title).hint(hint))
+            }
+        }
     }
 
     fn place(&self) -> Result<Place, Error> {

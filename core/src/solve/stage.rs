@@ -56,7 +56,10 @@ impl Solver {
                 continue;
             }
             number += 1;
-            let name = format!("[{}{prefix}{number}/{total}] {}", stage.name, step.title);
+            let name = format!(
+                "[{}{}{prefix}{number}/{total}] {}",
+                self.parts.label, stage.name, step.title
+            );
             let known = self.keys[&index].steps[at].clone();
             let key = match known {
                 Some(key) if key.key.is_some() => key,
@@ -182,7 +185,7 @@ impl Solver {
     fn note(&self, stage: &PlannedStage, at: usize, cached: bool, ms: u64, layer: &RecordLayer) {
         let step = &stage.steps[at];
         let report = StepReport {
-            stage: stage.name.clone(),
+            stage: format!("{}{}", self.parts.label, stage.name),
             instruction: step.title.clone(),
             line: step.span.first_line,
             cached,
@@ -223,7 +226,7 @@ impl Solver {
 
 fn layer_of(record: &Record) -> LayerRef {
     let RecordLayer { descriptor, diff_id } = record.layer.clone();
-    LayerRef { descriptor, diff_id, origin: None }
+    LayerRef { descriptor, diff_id, origin: None, place: None }
 }
 
 /// What names the compression in a key: layers of another one are other bytes.

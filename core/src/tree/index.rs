@@ -17,12 +17,35 @@ pub fn is_small_file(path: &EntryPath, size: u64) -> bool {
 pub struct LayerIndex {
     rows: Vec<Row>,
     small_files: BTreeMap<EntryPath, Arc<[u8]>>,
+    has_opaque: bool,
 }
 
 impl LayerIndex {
     /// From rows that are sorted, unique and complete in their parents.
     pub(super) fn from_parts(rows: Vec<Row>, small_files: BTreeMap<EntryPath, Arc<[u8]>>) -> Self {
-        LayerIndex { rows, small_files }
+        let opaque = |row: &Row| row.kind == Kind::Directory { opaque: true };
+        LayerIndex { has_opaque: rows.iter().any(opaque), rows, small_files }
+    }
+
+    /// Whether the layer hides what lower layers have at `path` by an opaque ancestor.
+    pub(super) fn hides_below(&self, path: &EntryPath) -> bool {
+        if !self.has_opaque {
+            return false;
+        }
+        let root = (!path.is_root()).then_some(&b""[..]);
+        root.into_iter().chain(path.ancestors()).any(|ancestor| {
+            let row = self.get_bytes(ancestor);
+            row.is_some_and(|row| row.kind == Kind::Directory { opaque: true })
+        })
+    }
+
+    /// Whether something that is no directory stands at an ancestor of `path`, which has no row itself.
+    ///
+    /// Every row's parents have rows, so the deepest ancestor that has one is the row before `path`, or above it.
+    pub(super) fn blocks(&self, path: &EntryPath) -> bool {
+        let at = self.rows.partition_point(|row| row.path < *path);
+        let before = at.checked_sub(1).and_then(|at| self.rows.get(at));
+        before.is_some_and(|row| !row.kind.is_directory() && path.is_within(&row.path))
     }
 
     pub fn rows(&self) -> &[Row] {
@@ -161,6 +184,6 @@ impl IndexBuilder {
     }
 
     pub fn build(self) -> LayerIndex {
-        LayerIndex { rows: self.rows.into_values().collect(), small_files: self.small_files }
+        LayerIndex::from_parts(self.rows.into_values().collect(), self.small_files)
     }
 }

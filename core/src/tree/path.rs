@@ -110,7 +110,8 @@ impl EntryPath {
 
     /// Whether `self` is `base` or lies below it.
     pub fn is_within(&self, base: &EntryPath) -> bool {
-        self.strip_prefix(base).is_some()
+        base.is_root()
+            || self.0.strip_prefix(&*base.0).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
     }
 
     /// What follows `base`; the root where both are equal.
@@ -127,8 +128,11 @@ impl EntryPath {
 
     /// Compares raw path bytes in the order of `EntryPath`.
     pub fn compare_bytes(left: &[u8], right: &[u8]) -> Ordering {
-        let key = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
-        left.iter().map(key).cmp(right.iter().map(key))
+        let key = |byte: u8| if byte == b'/' { 0 } else { u16::from(byte) + 1 };
+        match left.iter().zip(right).position(|(left, right)| left != right) {
+            Some(at) => key(left[at]).cmp(&key(right[at])),
+            None => left.len().cmp(&right.len()),
+        }
     }
 
     /// For decoders of bytes that came out of `as_bytes` and were checked then.

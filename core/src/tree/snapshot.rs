@@ -129,7 +129,7 @@ impl Snapshot {
                 Step::Below => {}
                 Step::End => break,
             }
-            if hides_below(index, path) {
+            if index.hides_below(path) {
                 break;
             }
         }
@@ -199,7 +199,7 @@ impl Snapshot {
                     names.insert(&row.path, Some(Entry { layer, row, inherited: None }));
                 }
             }
-            if hides_below(index, directory) || is_opaque(index, directory) {
+            if index.hides_below(directory) || is_opaque(index, directory) {
                 break;
             }
         }
@@ -248,18 +248,7 @@ fn step<'a>(index: &'a LayerIndex, path: &EntryPath) -> Step<'a> {
     if let Some(row) = index.get(path) {
         return Step::Row(row);
     }
-    let blocked = path
-        .ancestors()
-        .any(|ancestor| index.get_bytes(ancestor).is_some_and(|row| !row.kind.is_directory()));
-    if blocked { Step::End } else { Step::Below }
-}
-
-/// Whether a layer hides what lower layers have at `path` through an opaque ancestor, or an opaque row of its own.
-fn hides_below(index: &LayerIndex, path: &EntryPath) -> bool {
-    let root = (!path.is_root()).then_some(&b""[..]);
-    root.into_iter().chain(path.ancestors()).any(|ancestor| {
-        index.get_bytes(ancestor).is_some_and(|row| row.kind == Kind::Directory { opaque: true })
-    })
+    if index.blocks(path) { Step::End } else { Step::Below }
 }
 
 fn is_opaque(index: &LayerIndex, path: &EntryPath) -> bool {

@@ -110,6 +110,16 @@ fn links_are_followed_inside_the_root() {
     assert!(resolve("/").unwrap().is_directory());
 }
 
+/// A hostile layer may be as deep as a path is long; walking it must stay cheap.
+#[test]
+fn deep_trees_are_walked_quickly() {
+    let deep: String = "d/".repeat(2000);
+    let tree = snapshot(vec![vec![file(&format!("{deep}f"))], vec![file("other")]]);
+    let started = std::time::Instant::now();
+    assert_eq!(names(&tree, "/").len(), 2002);
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
 #[test]
 fn an_index_survives_encoding() {
     let mut builder = IndexBuilder::default();

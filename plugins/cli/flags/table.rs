@@ -92,34 +92,28 @@ pub struct CommandRow {
     pub argument: Option<Argument>,
 }
 
+/// What CONTEXT may be.
+const CONTEXT_HELP: &str = "The build context: a directory, a tar file, a Git repository (URL#REF:FOLDER), an http(s) URL of a tar or a Dockerfile, or - for either on standard input";
+
 /// Every command.
 pub const COMMANDS: &[CommandRow] = &[
     CommandRow {
         command: Command::Build,
         words: &["build"],
         about: "Build an image from a Dockerfile",
-        argument: Some(Argument {
-            name: "CONTEXT",
-            help: "The build context: a directory, a tar file, or - for a tar on standard input",
-        }),
+        argument: Some(Argument { name: "CONTEXT", help: CONTEXT_HELP }),
     },
     CommandRow {
         command: Command::Check,
         words: &["check"],
         about: "Check a Dockerfile by BuildKit's build checks, without building it",
-        argument: Some(Argument {
-            name: "CONTEXT",
-            help: "The build context: a directory, a tar file, or - for a tar on standard input",
-        }),
+        argument: Some(Argument { name: "CONTEXT", help: CONTEXT_HELP }),
     },
     CommandRow {
         command: Command::Plan,
         words: &["plan"],
         about: "Show what a build would run, without running it; takes the options of build",
-        argument: Some(Argument {
-            name: "CONTEXT",
-            help: "The build context: a directory, a tar file, or - for a tar on standard input",
-        }),
+        argument: Some(Argument { name: "CONTEXT", help: CONTEXT_HELP }),
     },
     CommandRow {
         command: Command::CacheDu,
@@ -202,7 +196,7 @@ pub const FLAGS: &[Flag] = &[
         kind: Kind::Pair,
         repeatable: true,
         commands: READS,
-        help: "A named context: a directory, docker-image://REF or oci-layout://PATH[:TAG][@DIGEST]",
+        help: "A named context: a directory, docker-image://REF, oci-layout://PATH[:TAG][@DIGEST], a Git repository or an http(s) URL",
         ..ROW
     },
     Flag {
@@ -220,7 +214,7 @@ pub const FLAGS: &[Flag] = &[
         repeatable: true,
         default: Some("this host's"),
         commands: READS,
-        help: "The platform to build for (one)",
+        help: "The platforms to build for, separated by commas; several make an index",
         ..ROW
     },
     Flag {
@@ -251,8 +245,18 @@ pub const FLAGS: &[Flag] = &[
         value: "id=ID[,src=PATH|,env=NAME]",
         kind: Kind::Fields,
         repeatable: true,
+        commands: READS,
         group: Group::Step,
         help: "A secret that steps may mount; it reaches no layer, no log and no cache record",
+        ..ROW
+    },
+    Flag {
+        name: "ssh",
+        value: "ID[=SOCKET|KEY[,KEY…]]",
+        repeatable: true,
+        commands: READS,
+        group: Group::Step,
+        help: "An ssh agent, or keys without a passphrase, that steps may mount; `default` is the agent of SSH_AUTH_SOCK, and what Git over ssh uses",
         ..ROW
     },
     Flag {

@@ -67,6 +67,8 @@ mod heredocs;
 mod hostile;
 mod lines;
 mod onbuild;
+mod print;
+mod tables;
 mod texts;
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]

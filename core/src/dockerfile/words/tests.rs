@@ -244,6 +244,18 @@ fn messages_name_the_word() {
 }
 
 proptest! {
+    /// Whatever the word and the values: no more than the cap comes out.
+    #[test]
+    fn expansion_is_bounded(word in r#"([$\{\}]|\$\{A(//?[a*]?/)?|\$[AB]|[a*/}]){0,60}"#, size in 0usize..200_000) {
+        let lookup = |name: &str| match name {
+            "A" => Some("a".repeat(size)),
+            "B" => Some("$A$A".to_owned()),
+            _ => None,
+        };
+        if let Ok(expanded) = Expander::new(Escape::Backslash, &lookup).expand(&word) {
+            prop_assert!(expanded.value.len() <= limits::WORD_BYTES_MAX);
+        }
+    }
     #[test]
     fn never_panics(word in r#"[$\{\}:/#%*?'"\\`<a-c é\n+=-]{0,40}"#) {
         for escape in [Escape::Backslash, Escape::Backtick] {

@@ -4,6 +4,7 @@ mod csv;
 mod output;
 mod secret;
 mod source;
+mod ssh;
 mod surroundings;
 mod values;
 
@@ -220,6 +221,8 @@ fn what_to_build(
     request.target = raw.take_text("target")?;
     request.build_contexts = source::named_contexts(raw.take_texts("build-context")?)?;
     request.build_args = values::build_args(raw.take_texts("build-arg")?, environment)?;
+    request.ssh = ssh::sources(&raw.take_texts("ssh")?, environment)?;
+    request.secrets = secret::secrets(&raw.take_texts("secret")?, environment)?;
     request.labels = values::pairs("label", raw.take_texts("label")?)?;
     request.annotations = values::annotations(raw.take_texts("annotation")?)?;
     request.platforms = values::platforms(raw.take_texts("platform")?)?;
@@ -234,7 +237,6 @@ fn how_steps_run(
     request: &mut BuildRequest,
 ) -> Result<(), Error> {
     request.network = raw.take_text("network")?;
-    request.secrets = secret::secrets(&raw.take_texts("secret")?, environment)?;
     for host in raw.take_texts("add-host")? {
         request.add_hosts.push(values::add_host(&host)?);
     }

@@ -9,7 +9,9 @@ use std::{
 
 use bareboat_core::{
     Class, Error,
+    fetch::{GitReference, git_reference, without_password},
     request::{ContextSource, NamedContext},
+    secret::Secret,
 };
 
 use crate::flags::Environment;
@@ -25,14 +27,12 @@ pub fn context(typed: &OsStr, environment: &Environment) -> Result<ContextSource
     }
     let path = Path::new(typed);
     let text = typed.to_string_lossy();
-    if is_remote(&text) && !path.exists() {
-        return Err(Error::new(
-            Class::Usage,
-            format!("build context {text}: remote contexts are not supported"),
-        )
-        .hint(
-            "fetch it first and name the directory, or pipe a tar into it and name the context -",
-        ));
+    if !path.exists() {
+        match remote("build context", &text)? {
+            Some(Remote::Git(reference)) => return Ok(ContextSource::Git(reference)),
+            Some(Remote::Url(url)) => return Ok(ContextSource::Url(url)),
+            None => {}
+        }
     }
     let found = fs::metadata(path).map_err(|error| missing(path, &error))?;
     match found {
@@ -71,9 +71,28 @@ fn refuse_terminal(what: &str, environment: &Environment) -> Result<(), Error> {
     Ok(())
 }
 
-/// What git, http and object store sources look like to `docker build`.
-fn is_remote(text: &str) -> bool {
-    text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/")
+/// A source that is fetched.
+enum Remote {
+    Git(Box<GitReference>),
+    Url(Secret<String>),
+}
+
+/// `text` as BuildKit takes it: a Git repository, or an http(s) URL. `None`: a path.
+fn remote(what: &str, text: &str) -> Result<Option<Remote>, Error> {
+    let shown = without_password(text);
+    let reference = git_reference::parse(text)
+        .map_err(|error| Error::new(Class::Usage, format!("{what} {shown}: {error}")))?;
+    if let Some(reference) = reference {
+        return Ok(Some(Remote::Git(Box::new(reference))));
+    }
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Ok(Some(Remote::Url(Secret::new(text.to_owned()))));
+    }
+    match text.contains("://") {
+        true => Err(Error::new(Class::Usage, format!("{what} {shown} is not supported"))
+            .hint("a directory, a Git repository or an http(s) URL")),
+        false => Ok(None),
+    }
 }
 
 fn missing(path: &Path, error: &io::Error) -> Error {
@@ -100,7 +119,7 @@ fn named_context(text: &str) -> Result<(String, NamedContext), Error> {
     } else if let Some(layout) = source.strip_prefix("oci-layout://") {
         layout_context(name, layout)?
     } else {
-        directory_context(name, source)?
+        other_context(name, source)?
     };
     Ok((name.to_owned(), source))
 }
@@ -135,15 +154,19 @@ fn layout_context(name: &str, text: &str) -> Result<NamedContext, Error> {
     Ok(NamedContext::Layout { path, tag, digest })
 }
 
-fn directory_context(name: &str, source: &str) -> Result<NamedContext, Error> {
-    let scheme = source.split_once(':').map(|(scheme, _)| scheme);
-    let refused = is_remote(source) || matches!(scheme, Some("target" | "input"));
-    if refused && !Path::new(source).exists() {
-        return Err(Error::new(
-            Class::Usage,
-            format!("--build-context {name}: {source} is not supported"),
-        )
-        .hint("a directory, docker-image://REF or oci-layout://PATH[:TAG][@DIGEST]"));
+/// A directory, a Git repository or a URL.
+fn other_context(name: &str, source: &str) -> Result<NamedContext, Error> {
+    if !Path::new(source).exists() {
+        if let Some("target" | "input") = source.split_once(':').map(|(scheme, _)| scheme) {
+            let title = format!("--build-context {name}: {source} is not supported");
+            return Err(Error::new(Class::Usage, title)
+                .hint("targets of other builds belong to bake: build that one first, and name its image or layout"));
+        }
+        match remote(&format!("--build-context {name}:"), source)? {
+            Some(Remote::Git(reference)) => return Ok(NamedContext::Git(reference)),
+            Some(Remote::Url(url)) => return Ok(NamedContext::Url(url)),
+            None => {}
+        }
     }
     existing(name, source).map(NamedContext::Directory)
 }
@@ -177,21 +200,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_invalid_and_what_is_remote_is_refused() {
+    fn what_is_missing_is_invalid_and_what_nobody_can_fetch_is_refused() {
         assert_eq!(of("/nonexistent").unwrap_err().class(), Class::Input);
         assert_eq!(of("/dev/null").unwrap_err().class(), Class::Input);
         assert_eq!(of("").unwrap_err().class(), Class::Usage);
-        for url in [
-            "https://github.com/a/b.git#main",
-            "git@github.com:a/b",
-            "github.com/a/b",
-            "s3://b/k",
-            "http://h/c.tgz",
-        ] {
+        for url in ["s3://b/k", "ftp://h/x", "https://u:pw@h/x.git?nope=1"] {
             let error = of(url).unwrap_err();
             assert_eq!(error.class(), Class::Usage, "{url}");
-            assert!(error.title().contains(url) && error.hint_text().is_some(), "{url}");
+            assert!(!error.title().contains("pw"), "{url}");
         }
+    }
+
+    #[test]
+    fn repositories_and_urls() {
+        for (text, remote) in [
+            ("https://github.com/a/b.git#main:sub", "https://github.com/a/b.git"),
+            ("git@github.com:a/b", "git@github.com:a/b"),
+            ("github.com/a/b", "https://github.com/a/b"),
+            ("ssh://git@h/a", "ssh://git@h/a"),
+            ("git://h/a", "git://h/a"),
+        ] {
+            let ContextSource::Git(reference) = of(text).unwrap() else { panic!("{text}") };
+            assert_eq!(reference.remote.url, remote);
+            let named = named_context(&format!("a={text}")).unwrap().1;
+            assert_eq!(named, NamedContext::Git(reference));
+        }
+        let url = "http://u:p@h/c.tgz?x=1";
+        assert_eq!(of(url).unwrap(), ContextSource::Url(Secret::new(url.into())));
+        let named = named_context(&format!("a={url}")).unwrap().1;
+        assert_eq!(named, NamedContext::Url(Secret::new(url.into())));
     }
 
     #[test]
@@ -245,7 +282,7 @@ mod tests {
             "a=",
             "a=/nonexistent",
             "a=/dev/null",
-            "a=https://x",
+            "a=s3://b/k",
             "a=target:b",
             "a=docker-image://",
             "a=oci-layout:///nonexistent",

@@ -40,6 +40,7 @@ fn sample(name: &str) -> &'static str {
         "jobs" => "2",
         "progress" => "plain",
         "build-context" => "a=/",
+        "ssh" => "a=/dev/null",
         "no-cache-filter" | "file" | "target" | "tag" | "metadata-file" | "iidfile" | "ca-file"
         | "state-dir" => "x",
         "insecure-registry" => "h:1",

@@ -196,10 +196,6 @@ pub fn platforms(values: Vec<String>) -> Result<Vec<Platform>, Error> {
             platforms.push(platform);
         }
     }
-    if platforms.len() > 1 {
-        return Err(usage("--platform: only one platform a build is supported".to_owned())
-            .hint("build each platform on its own"));
-    }
     Ok(platforms)
 }
 
