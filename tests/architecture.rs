@@ -1,6 +1,9 @@
 //! ARCHITECTURE.md's absences that a reader of the sources can check.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// The root of the repository.
 fn repository() -> PathBuf {
@@ -25,7 +28,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
     found
 }
 
-fn is_test(path: &PathBuf) -> bool {
+fn is_test(path: &Path) -> bool {
     let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
     parts.iter().any(|part| {
         matches!(*part, "tests" | "testing" | "testing.rs" | "tests.rs")
