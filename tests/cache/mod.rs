@@ -58,6 +58,30 @@ fn a_changed_line_executes_what_follows() {
     assert_eq!(second.text_of("first"), first.text_of("first"));
 }
 
+/// The keys of stages that copy from the context are known only once these were built, and so are their readers'.
+#[test]
+fn what_reads_another_stage_is_cached_from_the_first_build_on() {
+    let build = Build::new(
+        "FROM {busybox} AS one
+COPY one /one
+RUN cp /one /made
+FROM one AS child
+RUN cat /made
+FROM {busybox}
+COPY --from=one /made /made
+RUN --mount=type=bind,from=child,target=/child cat /child/made > /seen
+",
+    )
+    .file("one", "one\n");
+    let first = build.run().success();
+    assert_eq!(executed(&first), [2, 3, 5, 7, 8]);
+    let second = build.run().success();
+    assert_eq!(executed(&second), [0u64; 0]);
+    assert_eq!(second.digest(), first.digest());
+    let again = build.arg("--no-cache").run().success();
+    assert_eq!(executed(&again), [2, 3, 5, 7, 8], "no record counts");
+}
+
 #[test]
 fn comments_blanks_and_case_change_nothing() {
     let build = build();

@@ -169,9 +169,9 @@ impl Solver {
     /// The record of a key that is known only now, unless the cache is not to be used.
     fn known(&self, key: &StepKey, own: Option<CacheKey>) -> Option<crate::cache::Record> {
         let (prefix, own) = (key.prefix?, own?);
-        match self.parts.request.no_cache {
-            crate::request::NoCache::Use => crate::cache::lookup(&self.parts.store, &prefix, &own),
-            _ => None,
+        match key.uncached {
+            false => crate::cache::lookup(&self.parts.store, &prefix, &own),
+            true => None,
         }
     }
 

@@ -29,6 +29,8 @@ pub struct StepKey {
     pub prefix: Option<CacheKey>,
     pub key: Option<CacheKey>,
     pub record: Option<Record>,
+    /// `--no-cache`: no record counts, also one that is found only later.
+    pub uncached: bool,
 }
 
 /// The keys of a stage; one for each step (`None` for metadata).
@@ -66,11 +68,7 @@ fn stage_keys(
     let stage_key = |index: usize| known.get(&index).and_then(StageKeys::last);
     let base = base_key(parts, &stage.base, &stage_key);
     let mut parent = base;
-    let uncached = match &parts.request.no_cache {
-        NoCache::Use => false,
-        NoCache::All => true,
-        NoCache::Stages(names) => names.iter().any(|name| name.eq_ignore_ascii_case(&stage.name)),
-    };
+    let uncached = is_uncached(parts, stage);
     let mut steps = Vec::new();
     for step in &stage.steps {
         if !step.op.makes_layer() {
@@ -78,14 +76,31 @@ fn stage_keys(
             continue;
         }
         // What is wrong with a source is told when the step is executed.
-        let mut key = parent_key(parts, step, parent, &stage_key).unwrap_or_default();
-        if uncached {
-            key.record = None;
-        }
+        let key = parent_key(parts, step, parent, &stage_key).unwrap_or_default();
+        let key = key.without_records_if(uncached);
         parent = key.key;
         steps.push(Some(key));
     }
     StageKeys { base, steps }
+}
+
+/// Whether `--no-cache` or `--no-cache-filter` is about this stage.
+pub fn is_uncached(parts: &Parts, stage: &PlannedStage) -> bool {
+    match &parts.request.no_cache {
+        NoCache::Use => false,
+        NoCache::All => true,
+        NoCache::Stages(names) => names.iter().any(|name| name.eq_ignore_ascii_case(&stage.name)),
+    }
+}
+
+impl StepKey {
+    pub fn without_records_if(mut self, uncached: bool) -> Self {
+        self.uncached = uncached;
+        if uncached {
+            self.record = None;
+        }
+        self
+    }
 }
 
 fn base_key(

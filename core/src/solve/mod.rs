@@ -24,6 +24,7 @@ use tokio::{sync::Semaphore, task::AbortHandle};
 
 use crate::{
     build::Services,
+    cache::CacheKey,
     context::Contexts,
     digest::Digest,
     dockerfile::ast::Dockerfile,
@@ -80,13 +81,15 @@ pub struct StepReport {
 }
 
 /// What a stage gave: its layers and when each of its own was made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StageResult {
     pub layers: Vec<LayerRef>,
     /// One for each layer that this build's stages made, in order.
     pub made: Vec<Made>,
     /// The image's creation time below the first own step: the base's.
     pub base_created: Option<String>,
+    /// The stage's key, complete now.
+    pub key: Option<CacheKey>,
 }
 
 /// When and by what a layer was made.

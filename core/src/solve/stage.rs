@@ -1,6 +1,6 @@
 //! One stage: its base's layers, then its steps in order, each from its record or executed.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use futures_util::future::join_all;
 
@@ -17,7 +17,7 @@ use crate::{
 
 use super::{
     Made, Solver, StageResult, StepReport, blocking,
-    keys::{StepKey, parent_key},
+    keys::{StepKey, is_uncached, parent_key},
     layers::host,
     vertex_total,
 };
@@ -45,7 +45,7 @@ impl Solver {
     pub async fn run_stage(&self, index: usize) -> Result<StageResult, Error> {
         let stage = self.parts.graph.stages[&index].clone();
         let mut result = self.start_stage(&stage).await?;
-        let mut parent = self.keys[&index].base;
+        let mut parent = self.keys[&index].base.or(result.key);
         let total = vertex_total(&stage.steps);
         // FROM of a directory is no vertex of its own.
         let mut number = if matches!(stage.base, Base::Context(_)) { 0 } else { 1 };
@@ -63,7 +63,7 @@ impl Solver {
             let known = self.keys[&index].steps[at].clone();
             let key = match known {
                 Some(key) if key.key.is_some() => key,
-                _ => self.step_key(step, parent)?,
+                _ => self.step_key(&stage, step, parent).await?,
             };
             let description = match &step.op {
                 Op::Run(run) => format!("mount / from exec {}", run.argv.join(" ")),
@@ -74,6 +74,7 @@ impl Solver {
             result.layers.push(layer);
             result.made.push(Made { created, description });
         }
+        result.key = parent;
         Ok(result)
     }
 
@@ -81,15 +82,14 @@ impl Solver {
     async fn start_stage(&self, stage: &PlannedStage) -> Result<StageResult, Error> {
         let located = |error: Error| error.at(&self.parts.dockerfile, stage.base_span);
         Ok(match &stage.base {
-            Base::Scratch => {
-                StageResult { layers: Vec::new(), made: Vec::new(), base_created: None }
-            }
+            Base::Scratch => StageResult::default(),
             Base::Image(image) => {
                 let image = &self.parts.images[image];
                 StageResult {
                     layers: image.layers.clone(),
                     made: Vec::new(),
                     base_created: image.config.created.clone(),
+                    key: None,
                 }
             }
             Base::Stage(parent) => {
@@ -98,7 +98,7 @@ impl Solver {
             }
             Base::Context(name) => {
                 let layer = self.context_layer(name).await.map_err(located)?;
-                StageResult { layers: vec![layer], made: Vec::new(), base_created: None }
+                StageResult { layers: vec![layer], ..StageResult::default() }
             }
         })
     }
@@ -176,10 +176,28 @@ impl Solver {
     }
 
     /// The key of a step whose parent's key is known only now.
-    fn step_key(&self, step: &Step, parent: Option<CacheKey>) -> Result<StepKey, Error> {
-        let keys = |index: usize| self.keys[&index].last();
-        parent_key(&self.parts, step, parent, &keys)
-            .map_err(|error| error.at(&self.parts.dockerfile, step.span))
+    ///
+    /// The keys of stages that it reads may have been completed only when those were built, which is waited for then.
+    async fn step_key(
+        &self,
+        stage: &PlannedStage,
+        step: &Step,
+        parent: Option<CacheKey>,
+    ) -> Result<StepKey, Error> {
+        let mut completed: BTreeMap<usize, Option<CacheKey>> = BTreeMap::new();
+        for source in step.op.sources() {
+            if let TreeSource::Stage(index) = source {
+                let key = match self.keys[index].last() {
+                    Some(key) => Some(key),
+                    None => self.stage(*index).await?.key,
+                };
+                completed.insert(*index, key);
+            }
+        }
+        let keys = |index: usize| completed.get(&index).copied().flatten();
+        let key = parent_key(&self.parts, step, parent, &keys)
+            .map_err(|error| error.at(&self.parts.dockerfile, step.span))?;
+        Ok(key.without_records_if(is_uncached(&self.parts, stage)))
     }
 
     fn note(&self, stage: &PlannedStage, at: usize, cached: bool, ms: u64, layer: &RecordLayer) {
