@@ -3,6 +3,7 @@
 mod architecture;
 mod cache;
 mod cli;
+mod conformance;
 mod crash;
 mod dockerfile;
 mod flatten;
