@@ -91,8 +91,7 @@ impl Store {
         let lock = open_lock(&root.join("lock")).map_err(made("cannot be locked"))?;
         flock(&lock, FlockOperation::LockShared).map_err(|e| made("cannot be locked")(e.into()))?;
         check_version(root)?;
-        clear_stale_work(&root.join("work"));
-        let work = new_work_directory(&root.join("work")).map_err(made("cannot be written"))?;
+        let work = claim_work(root).map_err(made("cannot be written"))?;
         Ok(Store(Arc::new(Inner { root: root.to_owned(), work, boot_id, _lock: lock })))
     }
 
@@ -333,22 +332,46 @@ fn check_version(root: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Makes a work directory, and deletes those of builds that are gone: nobody holds their lock.
+///
+/// One build at a time does this, because a directory that is not locked yet looks like a dead one. Dead ones are only
+/// moved into ours meanwhile, which is quick.
+fn claim_work(root: &Path) -> io::Result<WorkDirectory> {
+    let turn = open_lock(&root.join("work.lock"))?;
+    flock(&turn, FlockOperation::LockExclusive)?;
+    let work = new_work_directory(&root.join("work"))?;
+    let mut stale = Vec::new();
+    for entry in fs::read_dir(root.join("work"))?.flatten() {
+        let path = entry.path();
+        if path != work.path && is_dead(&path) {
+            let target = work.path.join(format!("stale-{}", stale.len()));
+            if fs::rename(&path, &target).is_ok() {
+                stale.push(target);
+            }
+        }
+    }
+    drop(turn);
+    for path in stale {
+        if let Err(error) = remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "left behind");
+        }
+    }
+    Ok(work)
+}
+
+/// Without a lock file it is one whose deletion was begun.
+fn is_dead(path: &Path) -> bool {
+    match File::open(path.join("lock")) {
+        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 fn new_work_directory(work: &Path) -> io::Result<WorkDirectory> {
     let path = tempfile::Builder::new().prefix("build-").tempdir_in(work)?.keep();
     let lock = open_lock(&path.join("lock"))?;
     flock(&lock, FlockOperation::LockExclusive)?;
     Ok(WorkDirectory { path, _lock: lock })
-}
-
-/// Deletes the directories of builds that are gone: nobody holds their lock.
-fn clear_stale_work(work: &Path) {
-    for entry in fs::read_dir(work).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(lock) = File::open(path.join("lock")) else { continue };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = remove(&path);
-        }
-    }
 }
 
 /// Deletes by directory handle whatever is at `path`.
@@ -432,4 +455,43 @@ pub fn read_verified(mut reader: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A build that begins must not take another's directory, which was just made, for a dead one's.
+    #[test]
+    fn builds_that_begin_at_once_leave_each_other_alone() {
+        let root = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..40 {
+                        let store = Store::open(root.path(), "boot".into()).unwrap();
+                        let place = store.work_directory("x-").unwrap();
+                        std::thread::yield_now();
+                        assert!(place.is_dir(), "{} is gone", place.display());
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(root.path().join("work")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_work_of_dead_builds_is_deleted() {
+        let root = tempfile::tempdir().unwrap();
+        drop(Store::open(root.path(), "boot".into()).unwrap());
+        let dead = root.path().join("work/build-dead");
+        fs::create_dir_all(dead.join("tree/deep")).unwrap();
+        fs::write(dead.join("lock"), "").unwrap();
+        let half_deleted = root.path().join("work/build-half");
+        fs::create_dir_all(half_deleted.join("tree")).unwrap();
+        let store = Store::open(root.path(), "boot".into()).unwrap();
+        assert!(!dead.exists() && !half_deleted.exists());
+        assert!(store.work().is_dir());
+        assert_eq!(fs::read_dir(store.work()).unwrap().count(), 1, "the lock alone");
+    }
 }
