@@ -319,12 +319,14 @@ fn check_version(root: &Path) -> Result<(), StoreError> {
         Ok(found) if found == VERSION => Ok(()),
         Ok(_) => Err(StoreError::Version(root.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Beside its place, because another build may be reading.
+            let write = || {
+                let mut file = tempfile::NamedTempFile::new_in(root)?;
+                file.write_all(VERSION.as_bytes())?;
+                file.persist(&path).map(drop).map_err(|error| error.error)
+            };
             let what = "cannot be written";
-            fs::write(&path, VERSION).map_err(|source| StoreError::Io {
-                path: root.to_owned(),
-                what,
-                source,
-            })
+            write().map_err(|source| StoreError::Io { path: root.to_owned(), what, source })
         }
         Err(source) => {
             Err(StoreError::Io { path: root.to_owned(), what: "cannot be read", source })
