@@ -367,12 +367,20 @@ fn read_source(
     Ok((read, unpacker))
 }
 
-/// A layer that cannot be unpacked here is this host's fault, all else the layer's.
+/// A system call that failed while a layer was unpacked is this host's fault, all else the layer's.
 fn class_of(error: &LayerError) -> Class {
-    match error {
-        LayerError::Sink { .. } => Class::Host,
-        _ => Class::Source,
+    let mut next: Option<&dyn std::error::Error> = match error {
+        LayerError::Sink { source, .. } => Some(source),
+        _ => None,
+    };
+    while let Some(cause) = next {
+        let call = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if call.is_some() {
+            return Class::Host;
+        }
+        next = cause.source();
     }
+    Class::Source
 }
 
 /// Writes what it reads into a blob of the store.
