@@ -41,15 +41,16 @@ fn run_cases(arguments: &[String]) -> ExitCode {
     let chosen = CASES.iter().filter(|(name, _)| {
         filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
     });
-    let mut failed = 0;
+    let (mut passed, mut failed) = (0, 0);
     for (name, case) in chosen {
         let result = std::panic::catch_unwind(case);
         println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
+        passed += u32::from(result.is_ok());
         failed += u32::from(result.is_err());
     }
     bench::remove_base();
-    println!("{failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 macro_rules! cases {

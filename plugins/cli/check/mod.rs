@@ -6,7 +6,11 @@ mod sarif;
 
 use std::path::Path;
 
-use bareboat_core::request::{BuildRequest, ContextSource};
+use bareboat_core::{
+    Class, Error,
+    check::Checked,
+    request::{BuildRequest, ContextSource},
+};
 
 use crate::{
     engine::{self, Services},
@@ -28,7 +32,8 @@ pub enum Format {
 /// Checks and prints.
 ///
 /// # Errors
-/// What makes the Dockerfile unbuildable (class input), and findings where `error=true` is asked for (class gate).
+/// What makes the Dockerfile unbuildable (class input), and findings (class gate): as in BuildKit, a check with findings
+/// is no success.
 pub async fn check(
     request: &BuildRequest,
     format: Format,
@@ -42,10 +47,17 @@ pub async fn check(
         Format::Sarif => sarif::render(&checked, &place(request, &checked.name))?,
     };
     outputs::print_line(text.trim_end())?;
-    match checked.report.error.or(checked.gate) {
-        Some(error) => Err(error.into()),
-        None => Ok(()),
-    }
+    verdict(checked).map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn verdict(checked: Checked) -> Option<Error> {
+    let count = checked.report.findings.len();
+    let found = (count > 0).then(|| {
+        let names = checked.report.rule_names().join(", ");
+        let title = format!("the checks have {count} findings: {names}");
+        Error::new(Class::Gate, title).hint("`# check=skip=NAME` silences a check")
+    });
+    checked.report.error.or(checked.gate).or(found)
 }
 
 /// Where the Dockerfile lies, for tools that look for the file from this directory on.
@@ -83,6 +95,14 @@ mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn findings_are_no_success() {
+        let class = |text: &str| verdict(testing::checked(text)).map(|error| error.class());
+        assert_eq!(class("FROM scratch\nCOPY a /a\n"), None);
+        assert_eq!(class("FROM scratch\nMAINTAINER me\n"), Some(Class::Gate));
+        assert_eq!(class("FROM scratch\nNOPE\n"), Some(Class::Input));
+    }
 
     #[test]
     fn the_place_is_seen_from_here() {
