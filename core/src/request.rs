@@ -102,6 +102,10 @@ pub struct BuildRequest {
     pub compression: Compression,
     /// `--network`: `default`, `none` or `host`.
     pub network: Option<String>,
+    /// `--allow network.host`: RUN --network=host may be executed.
+    pub allow_host_network: bool,
+    /// `--allow security.insecure`: RUN --security=insecure may be executed.
+    pub allow_insecure: bool,
     /// `--add-host`: name and address.
     pub add_hosts: Vec<(String, String)>,
     /// `--shm-size` in bytes.

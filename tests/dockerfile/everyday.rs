@@ -165,3 +165,21 @@ fn a_step_has_its_own_process_and_host_names() {
     assert_eq!(capabilities, "00000000a80425fb", "Docker's 14 default capabilities");
     assert!(status.contains("Seccomp:\t2"), "{status}");
 }
+
+/// RUN --security=insecure and --network=host need the command line's consent, as with BuildKit.
+#[test]
+fn entitlements_are_granted_by_the_command_line_alone() {
+    let insecure = "FROM {busybox}
+RUN --security=insecure mkdir /m && mount -t tmpfs none /m && umount /m && rmdir /m && grep -E 'CapEff|Seccomp:' /proc/self/status > /seen
+";
+    Build::new(insecure).run().failure(3, &["Dockerfile:2", "--allow security.insecure"]);
+    let outcome = Build::new(insecure).args(["--allow", "security.insecure"]).run().success();
+    let seen = outcome.text_of("seen");
+    assert!(seen.contains("Seccomp:\t0"), "{seen}");
+    let effective = seen.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+    let effective = u64::from_str_radix(effective, 16).unwrap();
+    assert_ne!(effective & (1 << 21), 0, "CAP_SYS_ADMIN is there: {seen}");
+    let host = "FROM {busybox}\nRUN --network=host true\n";
+    Build::new(host).run().failure(3, &["Dockerfile:2", "--allow network.host"]);
+    Build::new(host).args(["--allow", "network.host"]).run().success();
+}

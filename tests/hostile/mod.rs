@@ -4,6 +4,8 @@
 mod archive_headers;
 mod archive_names;
 mod blobs;
+mod context;
+mod dockerfile;
 mod documents;
 mod whiteouts;
 

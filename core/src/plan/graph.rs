@@ -134,6 +134,8 @@ pub struct RunOp {
     pub user: String,
     pub mounts: Vec<PlannedMount>,
     pub network: Network,
+    /// All capabilities, no seccomp filter, nothing masked.
+    pub insecure: bool,
     /// A here-document that begins with `#!`: its name and text, executed as /dev/pipes/NAME.
     pub script: Option<(String, String)>,
     pub host_name: Option<String>,

@@ -217,10 +217,15 @@ impl StageWork<'_, '_> {
 
     fn run(&mut self, instruction: &Instruction, run: &Run) -> Result<(), Error> {
         let span = instruction.span;
-        if run.security.as_deref() == Some("insecure") {
-            let title = "RUN --security=insecure is not allowed";
-            let hint = "remove --security=insecure: bareboat runs every step with Docker's default capabilities";
-            return Err(self.planner.refuse(span, title).hint(hint));
+        let request = self.planner.request;
+        let insecure = run.security.as_deref() == Some("insecure");
+        if insecure && !request.allow_insecure {
+            return Err(self.not_allowed("security.insecure", span));
+        }
+        let build_wide = request.network.as_deref();
+        let host = run.network.as_deref() == Some("host") && build_wide != Some("host");
+        if host && !request.allow_host_network {
+            return Err(self.not_allowed("network.host", span));
         }
         let mounts =
             run.mounts.iter().map(|text| self.mount(text, span)).collect::<Result<Vec<_>, _>>()?;
@@ -235,11 +240,18 @@ impl StageWork<'_, '_> {
             user: self.state.config.config.user.clone(),
             mounts,
             network: self.network(run.network.as_deref(), span)?,
+            insecure,
             script: text.script.map(|script| (script.name, script.content)),
             host_name: self.planner.request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME").cloned(),
         };
         self.commit(instruction, Op::Run(Box::new(op)), format!("RUN {history} # buildkit"));
         Ok(())
+    }
+
+    /// What a Dockerfile asks for and only the command line can grant.
+    fn not_allowed(&self, entitlement: &str, span: Span) -> Error {
+        let hint = format!("if you trust this Dockerfile, add --allow {entitlement}");
+        self.planner.refuse(span, format!("{entitlement} is not allowed")).hint(hint)
     }
 
     fn undeclared_proxies(&self) -> Vec<(String, String)> {

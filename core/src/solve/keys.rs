@@ -181,6 +181,7 @@ fn run_key(
         .text("script name", &script_name)
         .text("script", &script)
         .number("network", network)
+        .flag("insecure", run.insecure)
         .optional("host name", run.host_name.as_deref())
         .list("hosts", hosts)
         .list("limits", limits.iter().map(String::as_str))

@@ -184,6 +184,7 @@ impl Solver {
         }
         spec.resolv_conf.clone_from(&self.parts.services.resolv_conf);
         spec.hosts = hosts(&spec.host_name, &request.add_hosts);
+        spec.insecure = run.insecure;
         spec.network = match run.network {
             Network::None => StepNetwork::None,
             Network::Default | Network::Host => StepNetwork::Builder,

@@ -133,6 +133,7 @@ pub const COMMANDS: &[CommandRow] = &[
 pub const COMMAND_GROUPS: &[(&str, &str)] = &[("cache", "Look at and empty the local cache")];
 
 pub const PROGRESS: &[&str] = &["auto", "tty", "plain", "json", "quiet"];
+pub const ENTITLEMENTS: &[&str] = &["network.host", "security.insecure"];
 pub const NETWORKS: &[&str] = &["default", "none", "host"];
 /// SARIF is for findings: a plan has none.
 pub const FORMATS: &[&str] = &["human", "json", "sarif"];
@@ -266,6 +267,15 @@ pub const FLAGS: &[Flag] = &[
         group: Group::Step,
         default: Some("default"),
         help: "The network of RUN",
+        ..ROW
+    },
+    Flag {
+        name: "allow",
+        value: "ENTITLEMENT",
+        kind: Kind::Choice(ENTITLEMENTS),
+        repeatable: true,
+        group: Group::Step,
+        help: "Let the Dockerfile use RUN --network=host (network.host) or RUN --security=insecure (security.insecure)",
         ..ROW
     },
     Flag {

@@ -51,6 +51,8 @@ pub struct StepSpec {
     /// Mounted with the outermost target first, whatever their order.
     pub mounts: Vec<StepMount>,
     pub network: StepNetwork,
+    /// RUN --security=insecure: all capabilities, no seccomp filter, nothing masked or read-only in /proc and /sys.
+    pub insecure: bool,
     /// The size of /dev/shm.
     pub shm_bytes: u64,
     pub ulimits: Vec<Ulimit>,
@@ -73,6 +75,7 @@ impl StepSpec {
             hosts: Vec::new(),
             mounts: Vec::new(),
             network: StepNetwork::Builder,
+            insecure: false,
             shm_bytes: DEFAULT_SHM_BYTES,
             ulimits: Vec::new(),
         }

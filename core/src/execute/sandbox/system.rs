@@ -57,7 +57,7 @@ pub(super) fn mount_system(
     let sys = stubs.plain_directory("sys")?;
     let dev = stubs.plain_directory("dev")?;
     mount_dev(stubs.root(), &dev, spec.shm_bytes)?;
-    mount_sys(stubs.root(), &sys)?;
+    mount_sys(stubs.root(), &sys, spec.insecure)?;
     let files = [("/etc/resolv.conf", &spec.resolv_conf), ("/etc/hosts", &spec.hosts)];
     for (path, content) in files {
         let file = staging.file(content, 0o644, 0, 0)?;
@@ -88,8 +88,9 @@ pub(super) fn mounted(root: &OwnedFd, real: &Path) -> Result<OwnedFd, SandboxErr
 }
 
 /// A new sysfs shows the step's network namespace; where it is refused the builder's is bound.
-fn mount_sys(root: &OwnedFd, sys: &OwnedFd) -> Result<(), SandboxError> {
-    let flags = MountFlags::RDONLY | quiet();
+fn mount_sys(root: &OwnedFd, sys: &OwnedFd, insecure: bool) -> Result<(), SandboxError> {
+    let read_only = if insecure { MountFlags::empty() } else { MountFlags::RDONLY };
+    let flags = read_only | quiet();
     match mount_new("sysfs", sys, flags, "") {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
             let own = openat(CWD, "/sys", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -116,9 +117,12 @@ fn mount_cgroup(root: &OwnedFd) -> Result<(), SandboxError> {
 }
 
 /// Mounts a fresh /proc and hides what must not be seen. To be called in the new PID namespace.
-pub(super) fn mount_proc(root: &OwnedFd) -> Result<(), SandboxError> {
+pub(super) fn mount_proc(root: &OwnedFd, insecure: bool) -> Result<(), SandboxError> {
     let proc = mounted(root, Path::new("proc"))?;
     mount_new("proc", proc, quiet(), "").named("mount proc", "/proc")?;
+    if insecure {
+        return Ok(());
+    }
     for path in READ_ONLY {
         make_read_only(root, Path::new(path))?;
     }

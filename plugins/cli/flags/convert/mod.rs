@@ -237,6 +237,9 @@ fn how_steps_run(
     request: &mut BuildRequest,
 ) -> Result<(), Error> {
     request.network = raw.take_text("network")?;
+    let allowed = raw.take_texts("allow")?;
+    request.allow_host_network = allowed.iter().any(|name| name == "network.host");
+    request.allow_insecure = allowed.iter().any(|name| name == "security.insecure");
     for host in raw.take_texts("add-host")? {
         request.add_hosts.push(values::add_host(&host)?);
     }
