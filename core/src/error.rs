@@ -132,6 +132,14 @@ impl Error {
         self.change(|inner| inner.hint = Some(hint))
     }
 
+    /// What to do next, where there is something to say.
+    pub fn maybe_hint(self, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
     /// Puts `title` before what was said; the former title becomes part of it.
     pub fn context(self, title: impl fmt::Display) -> Self {
         self.change(|inner| inner.title = format!("{title}: {}", inner.title))

@@ -261,6 +261,12 @@ fn prune_empties_the_state() {
     );
     let kilobytes: u64 = left.split_whitespace().next().unwrap().parse().unwrap();
     assert!(kilobytes < 100, "{left}");
+    let mut names: Vec<_> = fs::read_dir(build.state_directory())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["lock", "version", "work.lock"], "nothing else is left");
     store::assert_clean(build.state_directory());
     assert_eq!(executed(&build.run().success()), [3, 4, 6, 7, 8]);
 }

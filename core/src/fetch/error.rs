@@ -153,9 +153,6 @@ impl FetchError {
     pub fn into_error(self) -> Error {
         let (class, hint) = (self.class(), self.hint());
         let error = Error::from_cause(class, self);
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
+        error.maybe_hint(hint)
     }
 }

@@ -280,7 +280,7 @@ impl StageWork<'_, '_> {
         let mount = mount::parse(text, &expand).map_err(|error| {
             let hint = error.hint();
             let error = self.planner.wrong(span, error);
-            hint.map_or(error.clone(), |hint| error.hint(hint))
+            error.maybe_hint(hint)
         })?;
         let from = match (&mount.from, mount.kind) {
             (Some(name), _) => {

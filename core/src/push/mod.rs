@@ -94,10 +94,7 @@ impl PushError {
             _ => None,
         };
         let error = Error::from_cause(class, self);
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
+        error.maybe_hint(hint)
     }
 }
 

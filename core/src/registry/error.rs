@@ -259,10 +259,7 @@ impl RegistryError {
     pub fn into_error(self, class: Class) -> Error {
         let hint = self.hint();
         let error = Error::from_cause(class, self);
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
+        error.maybe_hint(hint)
     }
 }
 

@@ -218,7 +218,7 @@ impl Solver {
         sandbox::run(spec, output, canceled).await.map_err(|error| {
             let hint = error.hint();
             let error = Error::from_cause(error.class(), error);
-            hint.map_or(error.clone(), |hint| error.hint(hint))
+            error.maybe_hint(hint)
         })
     }
 

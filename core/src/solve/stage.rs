@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use crate::{
     cache::{self, CacheKey, Record, RecordLayer},
-    error::Error,
+    error::{Class, Error},
     event::VertexKind,
     layer::{WriteOptions, WrittenLayer, write_layer},
     plan::{Base, Op, PlannedStage, Step, TreeSource},
@@ -142,7 +142,7 @@ impl Solver {
             Op::Run(run) => self.execute_run(run, below, &vertex).await,
             Op::Copy(copy) => self.execute_copy(copy, key, below).await,
             Op::Workdir(workdir) => self.execute_workdir(workdir, below).await,
-            Op::Metadata => unreachable!("metadata makes no layer"),
+            Op::Metadata => Err(Error::new(Class::Bug, "metadata makes no layer")),
         };
         let executed = executed.map_err(|error| error.at(&self.parts.dockerfile, step.span));
         let executed = match executed {

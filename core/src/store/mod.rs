@@ -1,4 +1,5 @@
-//! The content-addressed store on disk: `blobs/ index/ trees/ records/ images/ work/ lock version`.
+//! The content-addressed store on disk: `blobs/ index/ trees/ records/ images/ contexts/ mounts/ work/`, and the
+//! files `lock`, `work.lock` and `version`.
 //!
 //! Everything is written beside its place and renamed into it, so that a killed build leaves nothing half-written, and
 //! several builds may use one store. Blobs are verified whenever they are read; unpacked trees can't be, so they count
@@ -24,6 +25,10 @@ use crate::{
 mod verify;
 
 pub use verify::VerifyingReader;
+
+/// The directories of a store. What refers to other things comes before them, for emptying.
+const ROOMS: [&str; 8] =
+    ["records", "images", "contexts", "index", "trees", "mounts", "blobs", "work"];
 
 /// What a store directory says of itself.
 const VERSION: &str = "bareboat state 1\n";
@@ -85,7 +90,7 @@ impl Store {
             .create(root)
             .map_err(made("cannot be made"))?;
         let root = &root.canonicalize().map_err(made("cannot be opened"))?;
-        for part in ["blobs/sha256", "index", "trees", "records", "images", "mounts", "work"] {
+        for part in ROOMS.into_iter().chain(["blobs/sha256"]) {
             fs::create_dir_all(root.join(part)).map_err(made("cannot be written"))?;
         }
         let lock = open_lock(&root.join("lock")).map_err(made("cannot be locked"))?;
@@ -275,7 +280,7 @@ pub fn prune(root: &Path) -> Result<u64, StoreError> {
     }
     check_version(root)?;
     let freed = usage(root);
-    for part in ["records", "images", "index", "trees", "mounts", "blobs", "work"] {
+    for part in ROOMS {
         let place = root.join(part);
         if place.symlink_metadata().is_ok() {
             remove(&place).map_err(failed("cannot be emptied"))?;
@@ -290,7 +295,11 @@ pub fn usage(root: &Path) -> Usage {
     Usage {
         blobs_bytes: sum("blobs"),
         trees_bytes: sum("trees"),
-        other_bytes: ["records", "images", "index", "mounts", "work"].iter().map(|p| sum(p)).sum(),
+        other_bytes: ROOMS
+            .iter()
+            .filter(|room| !["blobs", "trees"].contains(room))
+            .map(|room| sum(room))
+            .sum(),
     }
 }
 

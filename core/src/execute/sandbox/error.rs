@@ -96,10 +96,7 @@ impl From<SandboxError> for Error {
     fn from(error: SandboxError) -> Self {
         let (class, hint) = (error.class(), error.hint());
         let error = Error::from_cause(class, error);
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
+        error.maybe_hint(hint)
     }
 }
 
