@@ -78,6 +78,14 @@ pub enum Named<'n> {
     Mount(&'n str),
 }
 
+fn base_of(source: TreeSource) -> Base {
+    match source {
+        TreeSource::Image(image) => Base::Image(image),
+        TreeSource::Context(Some(name)) => Base::Context(name),
+        _ => Base::Scratch,
+    }
+}
+
 impl Planner<'_> {
     /// What every FROM starts from, as BuildKit looks at all of them first.
     pub fn resolve_bases(&mut self) -> Result<(), Error> {
@@ -95,16 +103,15 @@ impl Planner<'_> {
             let title = format!("base name ({}) should not be blank", from.image);
             return Err(self.refuse(from.span, title).hint("give the ARG a default before FROM"));
         }
+        if let Some(base) = self.replacement(from) {
+            return Ok(base);
+        }
         let platform = self.stage_platform(from)?;
         if name == "scratch" {
             return Ok(Base::Scratch);
         }
         if let Some(found) = named_context(self.request, &name, &platform) {
-            return Ok(match found {
-                TreeSource::Image(image) => Base::Image(image),
-                TreeSource::Context(Some(name)) => Base::Context(name),
-                _ => Base::Scratch,
-            });
+            return Ok(base_of(found));
         }
         match self.names.last_before(&name, index) {
             Some(stage) => Ok(Base::Stage(stage)),
@@ -122,6 +129,18 @@ impl Planner<'_> {
                 })
             }
         }
+    }
+
+    /// A named context that stands for a stage of that name, whoever reads it: as the target, or by its number.
+    fn replacement(&self, from: &From) -> Option<Base> {
+        let name = from.name.as_deref()?;
+        named_context(self.request, name, self.platform).map(base_of)
+    }
+
+    /// A stage's instructions; none where a named context stands for it.
+    pub fn instructions(&self, index: usize) -> &'_ [Instruction] {
+        let stage = &self.dockerfile.stages[index];
+        if self.replacement(&stage.from).is_some() { &[] } else { &stage.instructions }
     }
 
     /// The platform of a FROM.
@@ -146,8 +165,8 @@ impl Planner<'_> {
 
     /// Looks at what the steps of all stages name, needed or not.
     pub fn check_references(&self) -> Result<(), Error> {
-        for (index, stage) in self.dockerfile.stages.iter().enumerate() {
-            for instruction in &stage.instructions {
+        for index in 0..self.dockerfile.stages.len() {
+            for instruction in self.instructions(index) {
                 self.sources(instruction, index)?;
             }
         }
@@ -245,7 +264,7 @@ impl Planner<'_> {
             let triggers = self.triggers(index);
             let triggers: Vec<_> =
                 triggers.iter().filter_map(|text| parse_onbuild(text).ok()).collect();
-            let own = &self.dockerfile.stages[index].instructions;
+            let own = self.instructions(index);
             let sources = own.iter().chain(&triggers).flat_map(|each| self.sources(each, index));
             open.extend(sources.flatten().filter_map(|source| match source {
                 TreeSource::Stage(stage) if stage < index => Some(stage),
@@ -257,6 +276,9 @@ impl Planner<'_> {
 
     /// The triggers of a stage's base: an image's, or those that the stage which it is has of its own.
     pub fn triggers(&self, index: usize) -> Vec<String> {
+        if self.replacement(&self.dockerfile.stages[index].from).is_some() {
+            return Vec::new();
+        }
         match &self.bases[index] {
             Base::Image(image) => self
                 .known

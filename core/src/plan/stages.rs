@@ -167,12 +167,13 @@ impl<'a> Planner<'a> {
         });
         let base = self.bases[index].clone();
         let triggers = self.triggers(index);
+        let instructions = self.instructions(index).to_vec();
         let state = self.start(&base, &stage.from)?;
         let mut work = StageWork::new(self, index, state);
         for trigger in &triggers {
             work.trigger(trigger, stage.from.span)?;
         }
-        for instruction in &stage.instructions {
+        for instruction in &instructions {
             work.instruction(instruction)?;
         }
         let (state, steps) = work.finish();

@@ -159,3 +159,17 @@ fn named_contexts_stand_for_images_and_stages() {
     let Op::Copy(copy) = &graph.stages[&1].steps[1].op else { panic!() };
     assert_eq!(copy.from, TreeSource::Context(Some("alpine".into())));
 }
+
+/// BuildKit: a named context of a stage's name stands for the stage, also where it is the target or is meant by number.
+#[test]
+fn a_named_context_replaces_its_stage_whoever_reads_it() {
+    let mut request = BuildRequest::default();
+    request.build_contexts.insert("a".into(), NamedContext::Directory("/x".into()));
+    let text = "FROM scratch AS a\nRUN false\nFROM scratch\nCOPY --from=0 / /\n";
+    let planned = graph(text, &request);
+    assert_eq!(planned.stages[&0].base, Base::Context("a".into()));
+    assert!(planned.stages[&0].steps.is_empty());
+    request.target = Some("a".into());
+    let planned = graph(text, &request);
+    assert!(planned.stages[&planned.target].steps.is_empty());
+}
