@@ -32,6 +32,7 @@ fn sample(name: &str) -> &'static str {
         "platform" => "linux/amd64",
         "secret" => "id=HOME",
         "network" => "none",
+        "allow" => "network.host",
         "add-host" => "a:1.2.3.4",
         "ulimit" => "nofile=1",
         "shm-size" => "1m",
