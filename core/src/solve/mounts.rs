@@ -16,7 +16,6 @@ use crate::{
     execute::{
         sandbox::{Discard, MountSource, StepMount},
         ssh::{self, SocketAccess, SshError},
-        users::RunUser,
     },
     plan::{PlannedMount, RunOp, TreeSource},
     request::{BuildRequest, SecretSource},
@@ -50,13 +49,7 @@ pub struct StepMounts {
 
 impl Solver {
     /// Prepares all mounts of a RUN. `work` is a directory of the step alone.
-    pub async fn mounts(
-        &self,
-        run: &RunOp,
-        user: &RunUser,
-        work: &Path,
-    ) -> Result<StepMounts, Error> {
-        let _ = user;
+    pub async fn mounts(&self, run: &RunOp, work: &Path) -> Result<StepMounts, Error> {
         let mut all = StepMounts::default();
         let mut agents = 0;
         for (number, planned) in run.mounts.iter().enumerate() {

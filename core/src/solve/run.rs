@@ -84,7 +84,7 @@ impl Solver {
         let mut spec =
             StepSpec::new(place.upper(), place.work.join("work"), place.work.join("box"));
         spec.lowers = lowers;
-        let mounts = self.mounts(run, &user, &place.work).await?;
+        let mounts = self.mounts(run, &place.work).await?;
         let environment = environment(run, &user, &mounts.environment);
         spec.mounts = mounts.mounts.clone();
         self.describe(&mut spec, run, user, environment);

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use futures_util::future::join_all;
-
 use crate::{
     cache::{self, CacheKey, Record, RecordLayer},
     error::{Class, Error},
@@ -234,11 +232,6 @@ impl Solver {
             Ok(layer)
         });
         written.await?
-    }
-
-    /// Waits for several stages; all of them, so that none is left half-done behind an error.
-    pub async fn stages(&self, indexes: &[usize]) -> Result<Vec<Arc<StageResult>>, Error> {
-        join_all(indexes.iter().map(|index| self.stage(*index))).await.into_iter().collect()
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -39,10 +39,6 @@ pub enum StoreError {
     Io { path: PathBuf, what: &'static str, source: io::Error },
     #[error("{} was written by another version of bareboat", .0.display())]
     Version(PathBuf),
-    #[error(
-        "a blob has digest {found} and {found_bytes} bytes, expected {expected} and {expected_bytes} bytes"
-    )]
-    Mismatch { expected: Digest, expected_bytes: u64, found: Digest, found_bytes: u64 },
     #[error("{0} is in use by another build")]
     Busy(String),
 }
@@ -416,26 +412,6 @@ impl BlobWriter {
         Ok((digest, bytes))
     }
 
-    /// Puts the blob in its place if it is what was expected, else drops it.
-    pub fn commit_expecting(
-        mut self,
-        expected: &Digest,
-        expected_bytes: u64,
-    ) -> Result<(), StoreError> {
-        let hasher = self.hasher.take().unwrap_or_default();
-        let found = Digest::from_bytes(hasher.finalize().into());
-        if found != *expected || self.bytes != expected_bytes {
-            let found_bytes = self.bytes;
-            return Err(StoreError::Mismatch {
-                expected: *expected,
-                expected_bytes,
-                found,
-                found_bytes,
-            });
-        }
-        self.commit_as(expected)
-    }
-
     /// Puts the blob in its place under a digest that the caller computed of these very bytes.
     pub fn commit_as(self, digest: &Digest) -> Result<(), StoreError> {
         let path = self.store.blob_path(digest);
@@ -459,13 +435,6 @@ impl Write for BlobWriter {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
-}
-
-/// Reads all of a verified blob.
-pub fn read_verified(mut reader: impl Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    reader.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -74,20 +74,6 @@ impl Kind {
     pub fn is_directory(&self) -> bool {
         matches!(self, Kind::Directory { .. })
     }
-
-    /// Whether both are of one file type (content, target and device numbers are not looked at).
-    pub fn same_type(&self, other: &Kind) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
-    }
-
-    /// Whether both are of one type with the same link target and device numbers (sizes are not looked at).
-    pub fn same_but_size(&self, other: &Kind) -> bool {
-        match (self, other) {
-            (Kind::File { .. }, Kind::File { .. })
-            | (Kind::Directory { .. }, Kind::Directory { .. }) => true,
-            _ => self == other,
-        }
-    }
 }
 
 /// One name of one layer.
