@@ -6,6 +6,7 @@
 //! only within the boot that wrote them.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -22,9 +23,14 @@ use crate::{
     tree::{IndexError, LayerIndex},
 };
 
+mod anchor;
+mod temporary;
 mod verify;
 
 pub use verify::VerifyingReader;
+
+use anchor::Anchor;
+use temporary::TemporaryFile;
 
 /// The directories of a store. What refers to other things comes before them, for emptying.
 const ROOMS: [&str; 8] =
@@ -49,7 +55,7 @@ pub struct Store(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    root: PathBuf,
+    root: Arc<Anchor>,
     work: WorkDirectory,
     boot_id: String,
     _lock: File,
@@ -58,13 +64,20 @@ struct Inner {
 /// A directory of this process below `work/`, held by a lock and deleted at the end.
 #[derive(Debug)]
 struct WorkDirectory {
-    path: PathBuf,
+    root: Arc<Anchor>,
+    name: OsString,
     _lock: File,
+}
+
+impl WorkDirectory {
+    fn path(&self) -> PathBuf {
+        self.root.path().join("work").join(&self.name)
+    }
 }
 
 impl Drop for WorkDirectory {
     fn drop(&mut self) {
-        let _ = remove(&self.path);
+        let _ = remove(&self.path());
     }
 }
 
@@ -92,36 +105,45 @@ impl Store {
         let lock = open_lock(&root.join("lock")).map_err(made("cannot be locked"))?;
         flock(&lock, FlockOperation::LockShared).map_err(|e| made("cannot be locked")(e.into()))?;
         check_version(root)?;
-        let work = claim_work(root).map_err(made("cannot be written"))?;
-        Ok(Store(Arc::new(Inner { root: root.to_owned(), work, boot_id, _lock: lock })))
+        let anchor = Arc::new(Anchor::open(root).map_err(made("cannot be opened"))?);
+        let work = claim_work(&anchor).map_err(made("cannot be written"))?;
+        Ok(Store(Arc::new(Inner { root: anchor, work, boot_id, _lock: lock })))
     }
 
     fn io(&self, what: &'static str) -> impl Fn(io::Error) -> StoreError + '_ {
-        move |source| StoreError::Io { path: self.0.root.clone(), what, source }
+        move |source| StoreError::Io { path: self.0.root.real().to_owned(), what, source }
     }
 
     /// This process's directory for temporary files, on the store's file system.
-    pub fn work(&self) -> &Path {
-        &self.0.work.path
+    pub fn work(&self) -> PathBuf {
+        self.0.work.path()
     }
 
-    pub fn root(&self) -> &Path {
-        &self.0.root
+    /// The store's directory, by a name that leads there as the process's root is now.
+    pub fn root(&self) -> PathBuf {
+        self.0.root.path()
+    }
+
+    /// The name of a path of this store as programs see it, which run at the machine's own root.
+    pub fn real(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix(self.root()) {
+            Ok(inside) => self.0.root.real().join(inside),
+            Err(_) => path.to_owned(),
+        }
     }
 
     /// A fresh directory below `work`.
     pub fn work_directory(&self, prefix: &str) -> Result<PathBuf, StoreError> {
-        let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(self.work());
-        Ok(directory.map_err(self.io("cannot be written"))?.keep())
+        temporary::directory(&self.work(), prefix).map_err(self.io("cannot be written"))
     }
 
     /// An unnamed file for bytes that are read again within this build.
     pub fn spool(&self) -> Result<File, StoreError> {
-        tempfile::tempfile_in(self.work()).map_err(self.io("cannot be written"))
+        temporary::spool(&self.work()).map_err(self.io("cannot be written"))
     }
 
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.0.root.join("blobs/sha256").join(digest.hex())
+        self.root().join("blobs/sha256").join(digest.hex())
     }
 
     /// Whether a blob of this size is there. Its bytes are verified when they are read.
@@ -148,7 +170,7 @@ impl Store {
 
     /// Starts a blob whose digest is known at its end.
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
-        let file = tempfile::Builder::new().prefix("blob-").tempfile_in(self.work());
+        let file = TemporaryFile::new(&self.work(), "blob-");
         let file = file.map_err(self.io("cannot be written"))?;
         Ok(BlobWriter { store: self.clone(), file, hasher: Some(Sha256::new()), bytes: 0 })
     }
@@ -169,7 +191,7 @@ impl Store {
 
     /// The index of a layer, where it is known. A damaged one is as missing.
     pub fn index(&self, diff_id: &Digest) -> Option<LayerIndex> {
-        let bytes = fs::read(self.0.root.join("index").join(diff_id.hex())).ok()?;
+        let bytes = fs::read(self.root().join("index").join(diff_id.hex())).ok()?;
         match LayerIndex::decode(&bytes) {
             Ok(index) => Some(index),
             Err(
@@ -182,33 +204,33 @@ impl Store {
     }
 
     pub fn has_index(&self, diff_id: &Digest) -> bool {
-        self.0.root.join("index").join(diff_id.hex()).is_file()
+        self.root().join("index").join(diff_id.hex()).is_file()
     }
 
     pub fn put_index(&self, diff_id: &Digest, index: &LayerIndex) -> Result<(), StoreError> {
         let bytes = index.encode().map_err(self.io("cannot hold an index"))?;
-        self.put_file(&self.0.root.join("index").join(diff_id.hex()), &bytes)
+        self.put_file(&self.root().join("index").join(diff_id.hex()), &bytes)
     }
 
     /// A small file of a room of its own (`records/NAME`, `images/NAME`); `None` where it is missing.
     pub fn read_document(&self, room: &str, name: &str) -> Option<Vec<u8>> {
-        fs::read(self.0.root.join(room).join(name)).ok()
+        fs::read(self.root().join(room).join(name)).ok()
     }
 
     pub fn put_document(&self, room: &str, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.put_file(&self.0.root.join(room).join(name), bytes)
+        self.put_file(&self.root().join(room).join(name), bytes)
     }
 
     fn put_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let write = || {
-            let mut file = tempfile::Builder::new().prefix("file-").tempfile_in(self.work())?;
+            let mut file = TemporaryFile::new(&self.work(), "file-")?;
             file.write_all(bytes)?;
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)?;
             }
-            file.persist(path).map_err(|error| error.error)
+            file.persist(path)
         };
-        write().map(drop).map_err(self.io("cannot be written"))
+        write().map_err(self.io("cannot be written"))
     }
 
     /// The unpacked tree of a layer for a flavour of owners, where this boot wrote one.
@@ -219,7 +241,7 @@ impl Store {
     }
 
     fn tree_place(&self, flavour: &str, key: &str) -> PathBuf {
-        self.0.root.join("trees").join(flavour).join(key)
+        self.root().join("trees").join(flavour).join(key)
     }
 
     /// A place in `work/` in which a tree is made; `fs` below it is the tree.
@@ -326,9 +348,9 @@ fn check_version(root: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // Beside its place, because another build may be reading.
             let write = || {
-                let mut file = tempfile::NamedTempFile::new_in(root)?;
+                let mut file = TemporaryFile::new(root, "version-")?;
                 file.write_all(VERSION.as_bytes())?;
-                file.persist(&path).map(drop).map_err(|error| error.error)
+                file.persist(&path)
             };
             let what = "cannot be written";
             write().map_err(|source| StoreError::Io { path: root.to_owned(), what, source })
@@ -343,15 +365,16 @@ fn check_version(root: &Path) -> Result<(), StoreError> {
 ///
 /// One build at a time does this, because a directory that is not locked yet looks like a dead one. Dead ones are only
 /// moved into ours meanwhile, which is quick.
-fn claim_work(root: &Path) -> io::Result<WorkDirectory> {
+fn claim_work(anchor: &Arc<Anchor>) -> io::Result<WorkDirectory> {
+    let root = anchor.path();
     let turn = open_lock(&root.join("work.lock"))?;
     flock(&turn, FlockOperation::LockExclusive)?;
-    let work = new_work_directory(&root.join("work"))?;
+    let work = new_work_directory(anchor)?;
     let mut stale = Vec::new();
     for entry in fs::read_dir(root.join("work"))?.flatten() {
         let path = entry.path();
-        if path != work.path && is_dead(&path) {
-            let target = work.path.join(format!("stale-{}", stale.len()));
+        if path != work.path() && is_dead(&path) {
+            let target = work.path().join(format!("stale-{}", stale.len()));
             if fs::rename(&path, &target).is_ok() {
                 stale.push(target);
             }
@@ -374,11 +397,12 @@ fn is_dead(path: &Path) -> bool {
     }
 }
 
-fn new_work_directory(work: &Path) -> io::Result<WorkDirectory> {
-    let path = tempfile::Builder::new().prefix("build-").tempdir_in(work)?.keep();
+fn new_work_directory(root: &Arc<Anchor>) -> io::Result<WorkDirectory> {
+    let path = temporary::directory(&root.path().join("work"), "build-")?;
     let lock = open_lock(&path.join("lock"))?;
     flock(&lock, FlockOperation::LockExclusive)?;
-    Ok(WorkDirectory { path, _lock: lock })
+    let name = path.file_name().unwrap_or_default().to_owned();
+    Ok(WorkDirectory { root: root.clone(), name, _lock: lock })
 }
 
 /// Deletes by directory handle whatever is at `path`.
@@ -397,7 +421,7 @@ fn remove(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub struct BlobWriter {
     store: Store,
-    file: tempfile::NamedTempFile,
+    file: TemporaryFile,
     hasher: Option<Sha256>,
     bytes: u64,
 }
@@ -415,10 +439,7 @@ impl BlobWriter {
     /// Puts the blob in its place under a digest that the caller computed of these very bytes.
     pub fn commit_as(self, digest: &Digest) -> Result<(), StoreError> {
         let path = self.store.blob_path(digest);
-        self.file
-            .persist(path)
-            .map(drop)
-            .map_err(|error| self.store.io("cannot be written")(error.error))
+        self.file.persist(&path).map_err(self.store.io("cannot be written"))
     }
 }
 

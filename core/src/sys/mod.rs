@@ -6,6 +6,7 @@ pub mod fs;
 pub mod mount;
 pub mod namespace;
 pub mod network;
+pub mod private_root;
 pub mod process;
 pub mod remove;
 pub mod resolve;

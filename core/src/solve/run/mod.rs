@@ -1,16 +1,16 @@
-//! Executing a RUN: the tree of its stage in an overlay, the step in its box, the upper directory as the layer.
+//! Executing a RUN: the tree of its stage, the step in its box, what it changed as the layer.
+
+mod overlay;
 
 use std::{
     collections::VecDeque,
     ffi::OsString,
-    fs::File,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStringExt,
-    },
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
+
+use tokio::sync::SemaphorePermit;
 
 use crate::{
     error::{Class, Error},
@@ -21,41 +21,20 @@ use crate::{
     },
     plan::{Network, RunOp, TreeSource},
     resolve::LayerRef,
-    rootfs,
-    snapshot::{DiffOptions, LowerDirectories, overlay_diff, settle},
     tree::{Changeset, EntryPath, LastLink, Snapshot},
 };
 
-use super::{Solver, StageResult, blocking, layers::host, stage::Executed, vertex::Vertex};
+use super::{Solver, StageResult, layers::host, stage::Executed, vertex::Vertex};
 
-/// The chains that overlayfs looks names up in quickly; older layers are merged beyond it (rules.md, trees on disk).
-const LOWERS_MAX: usize = 128;
 /// How much of a failing step's output its error repeats.
 const TAIL_LINES: usize = 20;
 const TAIL_BYTES: usize = 8 << 10;
 
-/// A step's directories, deleted when the step is over.
-struct Place {
-    store: crate::store::Store,
-    /// Becomes the layer's tree; `fs` below it is the upper directory.
-    tree: PathBuf,
-    work: PathBuf,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        for path in [&self.work, &self.tree] {
-            if path.exists() {
-                self.store.discard(path);
-            }
-        }
-    }
-}
-
-impl Place {
-    fn upper(&self) -> PathBuf {
-        self.tree.join("fs")
-    }
+/// A step that ended well.
+struct Ran {
+    report: sandbox::StepReport,
+    /// What its mounts made in the image.
+    stubs: Vec<EntryPath>,
 }
 
 impl Solver {
@@ -71,35 +50,20 @@ impl Solver {
                 self.stage(*index).await?;
             }
         }
-        let _token = self.tokens.acquire().await.map_err(|e| Error::from_cause(Class::Bug, e))?;
         self.find_rung().await?;
-        let trees = self.layers.trees(&below.layers).await?;
-        let snapshot = self.layers.snapshot(&below.layers).await?;
-        let place = self.place()?;
-        let user = self.run_user(run, &below.layers, &snapshot).await?;
-        // overlayfs takes no opaque mark on a layer's root: what lies below one is left out.
-        let visible = rootfs::lowest_visible_layer(&snapshot);
-        let lowers = self.lowers(&below.layers[visible..], &trees[visible..]).await?;
-        self.make_working_directory(run, &below.layers, &snapshot, &place).await?;
-        let mut spec =
-            StepSpec::new(place.upper(), place.work.join("work"), place.work.join("box"));
-        spec.lowers = lowers;
-        let mounts = self.mounts(run, &place.work).await?;
-        let environment = environment(run, &user, &mounts.environment);
-        spec.mounts = mounts.mounts.clone();
-        self.describe(&mut spec, run, user, environment);
-        let tail = Arc::new(Mutex::new(Tail::default()));
-        let report = self.run_step(spec, vertex, &tail).await;
-        drop(mounts);
-        let report = report?;
-        check_exit(run, report.exit, &tail)?;
-        let stubs = stub_paths(&report.stubs)?;
-        self.layer_of_upper(place, snapshot, trees, stubs).await
+        self.run_on_overlay(run, below, vertex).await
+    }
+
+    /// The right to execute a step, until it is dropped.
+    async fn token(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.tokens.acquire().await.map_err(|error| Error::from_cause(Class::Bug, error))
     }
 
     /// Makes sure, once a build and by doing it, that steps can be executed on this host.
     async fn find_rung(&self) -> Result<(), Error> {
-        let probe = self.rung.get_or_init(|| sandbox::probe(self.parts.store.work())).await;
+        let probe =
+            self.rung.get_or_init(|| async { sandbox::probe(&self.parts.store.work()).await });
+        let probe = probe.await;
         match &probe.verdict {
             Verdict::Available => Ok(()),
             Verdict::Unavailable(Unavailable { error, meaning, remedy }) => {
@@ -114,54 +78,44 @@ impl Solver {
         }
     }
 
-    fn place(&self) -> Result<Place, Error> {
-        let store = self.parts.store.clone();
-        let tree = store.new_tree().map_err(host)?;
-        let place = Place { work: store.work_directory("step-").map_err(host)?, tree, store };
-        for name in ["work", "box"] {
-            std::fs::create_dir(place.work.join(name)).map_err(host)?;
-        }
-        Ok(place)
-    }
-
-    /// The trees as overlay's lower directories, topmost first, each once; the oldest merged where they are too many.
-    pub async fn lowers(
+    /// Runs a step with all that the Dockerfile and the request say of it; a step that fails is an error.
+    async fn run_step(
         &self,
+        mut spec: StepSpec,
+        run: &RunOp,
         layers: &[LayerRef],
-        trees: &[PathBuf],
-    ) -> Result<Vec<PathBuf>, Error> {
-        let mut lowers: Vec<PathBuf> = Vec::new();
-        // A layer that is in the chain twice: its topmost place repeats all that the lower one says.
-        for tree in trees.iter().rev() {
-            if !lowers.contains(tree) {
-                lowers.push(tree.clone());
-            }
-        }
-        if lowers.len() > LOWERS_MAX {
-            let old = lowers.split_off(LOWERS_MAX - 1);
-            lowers.push(self.layers.merged(layers, old).await?);
-        }
-        Ok(lowers)
+        snapshot: &Snapshot,
+        work: &Path,
+        vertex: &Vertex,
+    ) -> Result<Ran, Error> {
+        let user = self.run_user(run, layers, snapshot).await?;
+        let mounts = self.mounts(run, work).await?;
+        let environment = environment(run, &user, &mounts.environment);
+        spec.mounts = mounts.mounts.clone();
+        self.describe(&mut spec, run, user, environment);
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        let report = self.execute(spec, vertex, &tail).await;
+        drop(mounts);
+        let report = report?;
+        check_exit(run, report.exit, &tail)?;
+        let stubs = stub_paths(&report.stubs)?;
+        Ok(Ran { report, stubs })
     }
 
-    /// A WORKDIR that a step removed is made again, as BuildKit does.
-    async fn make_working_directory(
+    /// The changes that make a WORKDIR that a step removed, as BuildKit does; none where it is there.
+    async fn missing_working_directory(
         &self,
         run: &RunOp,
         layers: &[LayerRef],
         snapshot: &Snapshot,
-        place: &Place,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Changeset>, Error> {
         let path = EntryPath::clean(run.working_directory.as_bytes())
             .map_err(|error| Error::from_cause(Class::Input, error))?;
         let there = snapshot.resolve(&path, LastLink::Follow);
         if there.map_err(|error| Error::from_cause(Class::Input, error))?.is_directory() {
-            return Ok(());
+            return Ok(None);
         }
-        let changeset = self.working_directory(&run.working_directory, layers, snapshot).await?;
-        let upper = open(&place.upper())?;
-        let cap = self.parts.request.source_date_epoch;
-        blocking(move || rootfs::apply_changeset(upper, &changeset, cap)).await?.map_err(host)
+        self.working_directory(&run.working_directory, layers, snapshot).await.map(Some)
     }
 
     fn describe(
@@ -198,7 +152,7 @@ impl Solver {
         spec.ulimits = request.ulimits.iter().map(limit).collect();
     }
 
-    async fn run_step(
+    async fn execute(
         &self,
         spec: StepSpec,
         vertex: &Vertex,
@@ -221,50 +175,12 @@ impl Solver {
             error.maybe_hint(hint)
         })
     }
-
-    /// The upper directory as a layer, and then as that layer's tree.
-    async fn layer_of_upper(
-        &self,
-        place: Place,
-        snapshot: Snapshot,
-        trees: Vec<PathBuf>,
-        stubs: Vec<EntryPath>,
-    ) -> Result<Executed, Error> {
-        let cap = self.parts.request.source_date_epoch;
-        let upper = open(&place.upper())?;
-        let (upper, snapshot, changeset) = blocking(move || {
-            let changeset = diff(&upper, &snapshot, &trees, cap, &stubs)?;
-            Ok::<_, Error>((upper, snapshot, Arc::new(changeset)))
-        })
-        .await??;
-        let layer = self.write(changeset.clone()).await?;
-        blocking(move || settle(upper.as_fd(), &snapshot, &changeset, cap)).await?.map_err(host)?;
-        self.layers.adopt_tree(&place.tree, &layer.diff_id)?;
-        Ok(Executed::written(layer, None))
-    }
-}
-
-fn diff(
-    upper: &OwnedFd,
-    snapshot: &Snapshot,
-    trees: &[PathBuf],
-    cap: Option<i64>,
-    stubs: &[EntryPath],
-) -> Result<Changeset, Error> {
-    let trees = trees.iter().map(|tree| open(tree).map(Arc::new)).collect::<Result<_, _>>()?;
-    let options = DiffOptions { mtime_seconds_max: cap, ignore: stubs };
-    overlay_diff(upper.as_fd(), snapshot, &LowerDirectories(trees), &options)
-        .map_err(|error| Error::from_cause(Class::Step, error))
 }
 
 fn stub_paths(stubs: &[PathBuf]) -> Result<Vec<EntryPath>, Error> {
     let clean =
         |path: &PathBuf| EntryPath::clean(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
     stubs.iter().map(clean).collect::<Result<_, _>>().map_err(host)
-}
-
-fn open(path: &Path) -> Result<OwnedFd, Error> {
-    File::open(path).map(OwnedFd::from).map_err(host)
 }
 
 /// /etc/hosts as BuildKit writes it.
