@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, atomic::AtomicU32},
 };
 
+use futures_util::future::join_all;
 use oci_distribution::Reference;
 use tokio::sync::watch;
 
@@ -60,28 +61,21 @@ pub struct BuildResult {
 /// The first failure, with its class. On an error no output is touched.
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
     let session = Session::open(request, services).await?;
-    let platforms = match session.request.platforms.as_slice() {
-        [] => vec![Platform::host()],
-        platforms => platforms.to_vec(),
-    };
-    let several = platforms.len() > 1;
-    let mut built = Vec::new();
-    for platform in &platforms {
-        let (solver, target) = session.plan(platform, several).await?;
-        let solved = session.until_canceled(solver.solve(target)).await;
-        if solved.is_err() {
-            solver.stop().await;
-        }
-        built.push(Built { solved: solved?, solver });
-    }
-    let images = built.iter().map(|built| built.solved.image.clone()).collect();
-    let artifact = Artifact::new(images, &session.request.annotations)
-        .map_err(|error| Error::new(Class::Bug, format!("the index cannot be written: {error}")))?;
-    let writing = output::write(&session.names, &built, &artifact);
-    let written = session.until_canceled(writing).await?;
-    let (digest, bytes) = (artifact.digest(), artifact.total_bytes());
-    session.services.reporter.report(Event::Result { digest, bytes });
-    Ok(session.result(&built, artifact, written.pushed_bytes))
+    let result = session.build().await;
+    session.client.cancel_unused_uploads().await;
+    result
+}
+
+/// Checks all that can be known to be wrong with a build before anything is pulled or executed, and builds nothing.
+///
+/// # Errors
+/// The first fault, with the others beside it ([`Error::others`]).
+pub async fn preflight(request: BuildRequest, services: Services) -> Result<(), Error> {
+    let request = BuildRequest { preflight: true, ..request };
+    let session = Session::open(request, services).await?;
+    let prepared = session.prepare().await;
+    session.client.cancel_unused_uploads().await;
+    prepared.map(drop)
 }
 
 /// A platform's image and the solver that made it.
@@ -153,12 +147,82 @@ impl Session {
         })
     }
 
+    async fn build(&self) -> Result<BuildResult, Error> {
+        let mut built = Vec::new();
+        for (solver, target) in self.prepare().await? {
+            let solved = self.until_canceled(solver.solve(target)).await;
+            if solved.is_err() {
+                solver.stop().await;
+            }
+            built.push(Built { solved: solved?, solver });
+        }
+        let images = built.iter().map(|built| built.solved.image.clone()).collect();
+        let artifact = Artifact::new(images, &self.request.annotations).map_err(|error| {
+            Error::new(Class::Bug, format!("the index cannot be written: {error}"))
+        })?;
+        let writing = output::write(&self.names, &built, &artifact);
+        let written = self.until_canceled(writing).await?;
+        let (digest, bytes) = (artifact.digest(), artifact.total_bytes());
+        self.services.reporter.report(Event::Result { digest, bytes });
+        Ok(self.result(&built, artifact, written.pushed_bytes))
+    }
+
+    /// Plans every platform, and tells all faults that can be known by then together.
+    async fn prepare(&self) -> Result<Vec<(Solver, usize)>, Error> {
+        let platforms = match self.request.platforms.as_slice() {
+            [] => vec![Platform::host()],
+            platforms => platforms.to_vec(),
+        };
+        let several = platforms.len() > 1;
+        let plans = platforms.iter().map(|platform| self.plan(platform, several));
+        let (mut solvers, mut faults) = (Vec::new(), Vec::new());
+        for planned in join_all(plans).await {
+            match planned {
+                Ok(planned) => solvers.push(planned),
+                Err(errors) => faults.extend(errors),
+            }
+        }
+        if self.request.preflight {
+            let checks = self.preflight(&solvers, !faults.is_empty());
+            faults.extend(self.until_canceled(async { Ok(checks.await) }).await?);
+        }
+        Error::first_of(faults).map_or(Ok(solvers), Err)
+    }
+
+    /// What is wrong with the work to do, this host and the destinations. Where nothing is to be done, nothing is asked.
+    async fn preflight(&self, solvers: &[(Solver, usize)], failed: bool) -> Vec<Error> {
+        let work: Vec<_> = solvers.iter().map(|(solver, _)| (solver, solver.work())).collect();
+        if !failed && work.iter().all(|(_, work)| work.is_empty()) {
+            return Vec::new();
+        }
+        let own = join_all(work.iter().map(|(solver, work)| solver.faults(work)));
+        let (own, pushes) =
+            tokio::join!(own, output::push_faults(&self.client, &self.names, &self.request));
+        own.into_iter().flatten().chain(pushes).collect()
+    }
+
     /// Plans the target for one platform, resolves its images and runs the checks.
-    async fn plan(&self, platform: &Platform, several: bool) -> Result<(Solver, usize), Error> {
+    async fn plan(
+        &self,
+        platform: &Platform,
+        several: bool,
+    ) -> Result<(Solver, usize), Vec<Error>> {
         let dockerfile = &self.parsed.dockerfile;
         let resolver = Resolver { client: &self.client, store: &self.store };
         let planned = plan_and_resolve(dockerfile, &self.request, platform, &resolver);
-        let (graph, images) = self.until_canceled(planned).await?;
+        let planned = self.until_canceled(async { Ok(planned.await) }).await;
+        let (graph, images) = planned.map_err(|error| vec![error])??;
+        self.solver(platform, several, graph, images).await.map_err(|error| vec![error])
+    }
+
+    async fn solver(
+        &self,
+        platform: &Platform,
+        several: bool,
+        graph: BuildGraph,
+        images: BTreeMap<ImageUse, ResolvedImage>,
+    ) -> Result<(Solver, usize), Error> {
+        let dockerfile = &self.parsed.dockerfile;
         let reporter = &self.services.reporter;
         check_build(&self.parsed, &self.request, &images, &self.contexts, &**reporter)?;
         let named = self.fetcher.named(&self.request, &graph, &self.contexts);
@@ -253,31 +317,42 @@ fn unreadable(name: &str, bytes: &[u8], errors: &ParseErrors) -> Error {
 }
 
 /// Plans, resolves the images that the plan asks for, and plans again until it asks for none (triggers may name more).
+///
+/// # Errors
+/// Of the images that were asked for at once, all that can't be had.
 async fn plan_and_resolve(
     dockerfile: &Dockerfile,
     request: &BuildRequest,
     platform: &Platform,
     resolver: &Resolver<'_>,
-) -> Result<(BuildGraph, BTreeMap<ImageUse, ResolvedImage>), Error> {
+) -> Result<(BuildGraph, BTreeMap<ImageUse, ResolvedImage>), Vec<Error>> {
     let mut images: BTreeMap<ImageUse, ResolvedImage> = BTreeMap::new();
     let mut configs: BTreeMap<ImageUse, ImageConfig> = BTreeMap::new();
     loop {
-        let needs = match plan::plan(dockerfile, request, platform, &configs)? {
+        let planned = plan::plan(dockerfile, request, platform, &configs);
+        let needs = match planned.map_err(|error| vec![error])? {
             Plan::Graph(graph) => return Ok((*graph, images)),
             Plan::Needs(needs) => needs,
         };
-        let resolved = needs.iter().map(|(image, span)| async move {
-            let place = Location::new(dockerfile, *span);
-            let resolved = resolver.resolve(image).await;
-            match resolved {
-                Ok(resolved) => Ok(resolved.named_at(&place)),
-                Err(error) => Err(error.context(image).at_location(place)),
+        let resolved = needs.into_iter().map(|(image, span)| async move {
+            let place = Location::new(dockerfile, span);
+            match resolver.resolve(&image).await {
+                Ok(resolved) => Ok((image, resolved.named_at(&place))),
+                Err(error) => Err(error.context(&image).at_location(place)),
             }
         });
-        let resolved = futures_util::future::try_join_all(resolved).await?;
-        for ((image, _), resolved) in needs.into_iter().zip(resolved) {
-            configs.insert(image.clone(), resolved.config.clone());
-            images.insert(image, resolved);
+        let mut failed = Vec::new();
+        for resolved in join_all(resolved).await {
+            match resolved {
+                Ok((image, resolved)) => {
+                    configs.insert(image.clone(), resolved.config.clone());
+                    images.insert(image, resolved);
+                }
+                Err(error) => failed.push(error),
+            }
+        }
+        if !failed.is_empty() {
+            return Err(failed);
         }
     }
 }

@@ -70,6 +70,8 @@ struct Inner {
     output: Option<String>,
     /// What else is wrong.
     notes: Vec<String>,
+    /// Failures of their own that were found with this one.
+    others: Vec<Error>,
 }
 
 impl Error {
@@ -82,6 +84,7 @@ impl Error {
             source: None,
             output: None,
             notes: Vec::new(),
+            others: Vec::new(),
         }))
     }
 
@@ -105,6 +108,7 @@ impl Error {
                 source: self.0.source.clone(),
                 output: self.0.output.clone(),
                 notes: self.0.notes.clone(),
+                others: self.0.others.clone(),
             }));
         }
         if let Some(inner) = Arc::get_mut(&mut self.0) {
@@ -152,6 +156,19 @@ impl Error {
     /// Adds what else is wrong, a line each.
     pub fn with_notes(self, notes: Vec<String>) -> Self {
         self.change(|inner| inner.notes = notes)
+    }
+
+    /// The first of several failures, with the others beside it; its class counts. `None` where there are none.
+    pub fn first_of(failures: Vec<Error>) -> Option<Error> {
+        let mut failures = failures.into_iter();
+        let first = failures.next()?;
+        let others: Vec<Error> = failures.collect();
+        Some(if others.is_empty() { first } else { first.change(|inner| inner.others = others) })
+    }
+
+    /// Failures of their own that were found with this one.
+    pub fn others(&self) -> &[Error] {
+        &self.0.others
     }
 
     pub fn notes(&self) -> &[String] {

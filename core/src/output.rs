@@ -16,7 +16,7 @@ use crate::{
     },
     layer::LayerDescriptor,
     push,
-    registry::{PinnedReference, Repository, reference},
+    registry::{Client, PinnedReference, Repository, reference},
     request::{BuildRequest, Output},
     resolve::{LayerRef, Origin},
     solve::{Solved, Solver, blocking},
@@ -63,6 +63,27 @@ pub fn pushes(request: &BuildRequest, names: &[Reference]) -> Result<Vec<Vec<Ref
         false => own.iter().map(|name| parse_name(name)).collect(),
     };
     own.map(group).collect()
+}
+
+/// What is wrong with the repositories that the image goes to.
+pub async fn push_faults(
+    client: &Client,
+    names: &[Reference],
+    request: &BuildRequest,
+) -> Vec<Error> {
+    let groups = match pushes(request, names) {
+        Ok(groups) => groups,
+        Err(error) => return vec![error],
+    };
+    let repositories: BTreeSet<Repository> =
+        groups.iter().flatten().map(Repository::from).collect();
+    let checks = repositories.iter().map(|repository| async move {
+        let checked = client.check_push(repository).await;
+        checked.map_err(|error| {
+            error.into_error(Class::Push).context(format!("cannot push to {repository}"))
+        })
+    });
+    futures_util::future::join_all(checks).await.into_iter().filter_map(Result::err).collect()
 }
 
 /// Writes the artifact to every output: files first, because a push is seen by others.

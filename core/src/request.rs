@@ -121,6 +121,8 @@ pub struct BuildRequest {
     /// RUN steps at once, compression workers. At least 1.
     pub jobs: usize,
     pub sandbox: SandboxChoice,
+    /// Look for faults before anything is pulled or executed.
+    pub preflight: bool,
 }
 
 /// Where a secret's bytes are.

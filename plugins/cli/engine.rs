@@ -83,6 +83,11 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
     Ok(result(&built))
 }
 
+/// Looks for what is known to fail.
+pub async fn preflight(request: BuildRequest, services: Services) -> Result<(), Error> {
+    build::preflight(request, core_services(services)?).await
+}
+
 fn core_services(services: Services) -> Result<CoreServices, Error> {
     let Services { reporter, registry, cancel } = services;
     // Names that PATH itself could not hold were never on it.

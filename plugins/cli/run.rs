@@ -31,6 +31,7 @@ pub async fn task(
 ) -> anyhow::Result<()> {
     match task {
         Task::Build(build) => self::build(*build, display, environment).await,
+        Task::Preflight(build) => preflight(*build, display, environment).await,
         Task::Check(check) => self::check(*check, display, environment).await,
         Task::Plan(plan) => self::plan(*plan, display, environment).await,
         Task::CacheDu { state_directory } => disk_usage(&state_directory).await,
@@ -62,6 +63,19 @@ async fn build(
         outputs::write_metadata(path, &result)?;
     }
     print_result(&result, build.stdout_taken)
+}
+
+async fn preflight(
+    build: Build,
+    display: &Arc<dyn Display>,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    let services = Services {
+        reporter: display.clone(),
+        registry: registry(build.registry, environment)?,
+        cancel: signals::listen().context("listen for signals")?,
+    };
+    Ok(engine::preflight(build.request, services).await?)
 }
 
 async fn check(

@@ -10,6 +10,7 @@ use reqwest::{
     Method,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
+use url::Url;
 
 use super::{
     auth::{Access, keychain::Keychain},
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) http: Http,
     pub(crate) keychain: Arc<dyn Keychain>,
     hosts: Mutex<HashMap<String, Arc<Host>>>,
+    /// Uploads that were opened to see whether they may be, by registry and repository: the first blob takes one.
+    pub(super) sessions: Mutex<HashMap<(String, String), Url>>,
 }
 
 /// What a client has sent so far.
@@ -64,7 +67,9 @@ impl Client {
     pub fn new(options: ClientOptions, keychain: Arc<dyn Keychain>) -> Result<Self, RegistryError> {
         let http = Http::new(&options)?;
         let hosts = Mutex::new(HashMap::new());
-        Ok(Client { shared: Arc::new(Shared { options, http, keychain, hosts }) })
+        Ok(Client {
+            shared: Arc::new(Shared { options, http, keychain, hosts, sessions: Mutex::default() }),
+        })
     }
 
     pub fn stats(&self) -> ClientStats {

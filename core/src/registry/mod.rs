@@ -14,6 +14,7 @@ mod host;
 pub mod manifest;
 mod options;
 mod pattern;
+mod push_right;
 pub mod reference;
 pub(crate) mod retry;
 mod select;

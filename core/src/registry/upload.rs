@@ -169,6 +169,9 @@ impl Client {
                 }
             }
         }
+        if let Some(session) = self.shared.take_session(&upload.endpoint) {
+            return Ok(Started::Session(session));
+        }
         let access = Access::push(&upload.endpoint.repository);
         match self.post(upload, "blobs/uploads/", access).await {
             Err(RegistryError::Broken { .. }) => Err(RegistryError::UploadClosed {
@@ -192,7 +195,9 @@ impl Client {
                 check_told(&answer, upload.digest, || upload.what())?;
                 Ok(Started::Mounted)
             }
-            StatusCode::ACCEPTED => Ok(Started::Session(session(&self.shared, upload, &answer)?)),
+            StatusCode::ACCEPTED => {
+                Ok(Started::Session(session(&self.shared, &upload.endpoint, &answer)?))
+            }
             status => Err(RegistryError::Answer {
                 url: shown(&answer.url),
                 reason: format!("unexpected status {status} to the start of an upload"),
@@ -336,24 +341,30 @@ impl Upload<'_> {
 }
 
 /// The address that an upload's bytes go to.
-fn session(shared: &Shared, upload: &Upload<'_>, answer: &Answer) -> Result<Url, RegistryError> {
+pub(super) fn session(
+    shared: &Shared,
+    endpoint: &Endpoint,
+    answer: &Answer,
+) -> Result<Url, RegistryError> {
     let wrong =
         |reason: &str| RegistryError::Answer { url: shown(&answer.url), reason: reason.to_owned() };
     let mut url = match (answer.header(LOCATION), answer.header(UPLOAD_UUID)) {
         (Some(location), _) => answer.url.join(location),
-        (None, Some(uuid)) => answer.url.join(&uuid_path(upload, uuid)),
+        (None, Some(uuid)) => answer.url.join(&uuid_path(endpoint, uuid)),
         (None, None) => return Err(wrong("an upload was started, but there is no Location")),
     }
     .map_err(|_| wrong("the Location of an upload is no URL"))?;
     url.set_fragment(None);
-    shared.http.client_for(&upload.endpoint.host, &url).map_err(|reason| {
-        RegistryError::Redirect { url: shown(&answer.url), target: shown(&url), reason }
+    shared.http.client_for(&endpoint.host, &url).map_err(|reason| RegistryError::Redirect {
+        url: shown(&answer.url),
+        target: shown(&url),
+        reason,
     })?;
     Ok(url)
 }
 
-fn uuid_path(upload: &Upload<'_>, uuid: &str) -> String {
-    let mut path = format!("/v2/{}/blobs/uploads/", upload.endpoint.repository);
+fn uuid_path(endpoint: &Endpoint, uuid: &str) -> String {
+    let mut path = format!("/v2/{}/blobs/uploads/", endpoint.repository);
     for byte in uuid.bytes().take(200) {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'=' => {

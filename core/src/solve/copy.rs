@@ -300,7 +300,7 @@ impl Solver {
     }
 }
 
-fn copy_request(op: &CopyOp, created: crate::tree::Timestamp) -> CopyRequest {
+pub fn copy_request(op: &CopyOp, created: crate::tree::Timestamp) -> CopyRequest {
     CopyRequest {
         destination: op.destination.clone(),
         working_directory: op.working_directory.clone(),
@@ -474,7 +474,7 @@ fn input(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 }
 
 /// Errors of the builder that travelled through a source tree come out as they went in.
-fn copy_failed(error: CopyError) -> Error {
+pub fn copy_failed(error: CopyError) -> Error {
     match error {
         CopyError::Source(ContextError::Contents(error))
         | CopyError::Owner { source: UserError::Contents(_, error), .. } => contents_failed(error),

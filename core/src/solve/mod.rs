@@ -5,6 +5,7 @@ mod copy;
 mod keys;
 mod layers;
 mod mounts;
+mod preflight;
 mod remote;
 mod run;
 mod stage;
@@ -42,6 +43,7 @@ use crate::{
 
 pub use contexts::ContextFetcher;
 pub use layers::{Layers, blocking};
+pub use preflight::Work;
 pub use uploads::Uploads;
 pub use vertex::Vertex;
 

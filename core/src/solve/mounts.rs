@@ -223,7 +223,7 @@ impl Solver {
         Ok(())
     }
 
-    fn secret(&self, mount: &Mount, all: &mut StepMounts) -> Result<(), Error> {
+    pub fn secret(&self, mount: &Mount, all: &mut StepMounts) -> Result<(), Error> {
         let target_name = mount.target.as_deref().map(base_name);
         let id =
             mount.id.as_deref().or(mount.source.as_deref()).or(target_name).unwrap_or_default();
@@ -258,7 +258,7 @@ impl Solver {
     }
 }
 
-fn not_forwarded(id: &str, required: bool) -> Result<(), Error> {
+pub fn not_forwarded(id: &str, required: bool) -> Result<(), Error> {
     if !required {
         return Ok(());
     }

@@ -334,6 +334,21 @@ pub const FLAGS: &[Flag] = &[
         ..ROW
     },
     Flag {
+        name: "no-preflight",
+        kind: Kind::Switch,
+        group: Group::Host,
+        help: "Start without looking first for what is known to fail: the right to push, images, sources, secrets, room, a sandbox",
+        ..ROW
+    },
+    Flag {
+        name: "preflight-only",
+        kind: Kind::Switch,
+        commands: BUILD,
+        group: Group::Host,
+        help: "Look for what is known to fail, tell all of it, and build nothing",
+        ..ROW
+    },
+    Flag {
         name: "tag",
         short: Some('t'),
         value: "NAME[:TAG]",

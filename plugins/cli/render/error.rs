@@ -45,6 +45,9 @@ fn render_core(error: &Error, style: Style) -> String {
     if let Some(hint) = hint {
         text += &labeled(&style.good("hint:"), "hint: ".len(), hint);
     }
+    for other in error.others() {
+        text += &render_core(other, style);
+    }
     text
 }
 
@@ -139,6 +142,16 @@ hint: try
       again
 "
         );
+    }
+
+    #[test]
+    fn faults_that_were_found_together_are_shown_in_order() {
+        let faults = vec![
+            Error::new(Class::Input, "a is missing").hint("add a"),
+            Error::new(Class::Push, "b is not allowed"),
+        ];
+        let shown = shown(Error::first_of(faults).unwrap());
+        assert_eq!(shown, "error: a is missing\nhint: add a\nerror: b is not allowed\n");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
 pub use chmod::{Chmod, ChmodError};
 pub use key::{DigestFiles, SelectedFile};
 pub(super) use place::Placement;
-pub use select::{Selected, SelectedEntry, SelectedSource, select};
+pub use select::{Selected, SelectedEntry, SelectedSource, check_named, select};
 
 use super::{
     target::{Origin, Target},

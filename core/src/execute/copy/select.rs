@@ -66,6 +66,35 @@ pub fn select<'a>(
     Ok(selected)
 }
 
+/// Whether what a source names literally is there. Wildcards are only parsed: they may match nothing.
+pub fn check_named(
+    tree: &dyn SourceTree,
+    pattern: &str,
+    request: &CopyRequest,
+) -> Result<(), CopyError> {
+    let path = SourcePath::Pattern(pattern.to_owned());
+    let source = Source { tree, path, may_unpack: false };
+    let selector = selector(&source, pattern, request, 0)?;
+    if request.parents {
+        return selector.require(pattern);
+    }
+    let path = EntryPath::clean(pattern.as_bytes()).map_err(ResolveError::from)?;
+    if let Some(at) = path.components().position(has_wildcard) {
+        let rest: Vec<&[u8]> = path.components().skip(at).collect();
+        return parse_wildcard(&rest.join(&b'/'), &path).map(drop);
+    }
+    let root = resolve(tree, &path, LastLink::Follow)?;
+    match tree.lookup(&root)? {
+        Some(_) => Ok(()),
+        None => Err(CopyError::NotFound(path)),
+    }
+}
+
+fn parse_wildcard(rest: &[u8], whole: &EntryPath) -> Result<Glob, CopyError> {
+    let wrong = |_| CopyError::Wildcard(String::from_utf8_lossy(whole.as_bytes()).into_owned());
+    Glob::parse(rest).map_err(wrong)
+}
+
 impl<'a> Selected<'a> {
     /// Sources of one tree share its number, so that its contents are asked for once.
     fn tree_number(&mut self, tree: &'a dyn SourceTree) -> usize {
@@ -155,9 +184,7 @@ impl Selector<'_> {
         };
         let front = EntryPath::clean(&components[..at].join(&b'/')).map_err(ResolveError::from)?;
         let rest = components[at..].join(&b'/');
-        let glob = Glob::parse(&rest).map_err(|_| {
-            CopyError::Wildcard(String::from_utf8_lossy(pattern.as_bytes()).into_owned())
-        })?;
+        let glob = parse_wildcard(&rest, pattern)?;
         let front = resolve(self.tree, &front, LastLink::Follow)?;
         let node = self.tree.lookup(&front)?.ok_or_else(|| CopyError::NotFound(front.clone()))?;
         if !node.kind.is_directory() {

@@ -60,7 +60,7 @@ impl Solver {
     }
 
     /// Makes sure, once a build and by doing it, that steps can be executed on this host.
-    async fn find_rung(&self) -> Result<(), Error> {
+    pub async fn find_rung(&self) -> Result<(), Error> {
         let probe =
             self.rung.get_or_init(|| async { sandbox::probe(&self.parts.store.work()).await });
         let probe = probe.await;

@@ -73,10 +73,16 @@ pub struct Plan {
 #[derive(Debug)]
 pub enum Task {
     Build(Box<Build>),
+    /// Only what a build would look for before it begins.
+    Preflight(Box<Build>),
     Check(Box<Check>),
     Plan(Box<Plan>),
-    CacheDu { state_directory: PathBuf },
-    CachePrune { state_directory: PathBuf },
+    CacheDu {
+        state_directory: PathBuf,
+    },
+    CachePrune {
+        state_directory: PathBuf,
+    },
 }
 
 /// A command line, understood.
@@ -98,12 +104,19 @@ pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocat
         surroundings::state_directory(raw.take_one("state-dir").map(PathBuf::from), environment)?;
     let task = match raw.command() {
         Command::Build => {
-            let is_check = raw.take_switch("check");
+            let (is_check, is_preflight) =
+                (raw.take_switch("check"), raw.take_switch("preflight-only"));
             let build = build(&mut raw, state_directory, environment)?;
-            if is_check {
-                Task::Check(Box::new(build.into()))
-            } else {
-                Task::Build(Box::new(build))
+            match (is_check, is_preflight) {
+                (true, true) => {
+                    return Err(usage("--check and --preflight-only exclude each other"));
+                }
+                (true, false) => Task::Check(Box::new(build.into())),
+                (false, true) if !build.request.preflight => {
+                    return Err(usage("--preflight-only and --no-preflight exclude each other"));
+                }
+                (false, true) => Task::Preflight(Box::new(build)),
+                (false, false) => Task::Build(Box::new(build)),
             }
         }
         Command::Check => Task::Check(Box::new(check(&mut raw, state_directory, environment)?)),
@@ -113,7 +126,7 @@ pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocat
     };
     let progress = match (&task, progress) {
         // Neither has steps for a live list.
-        (Task::Check(_) | Task::Plan(_), Progress::Tty) => Progress::Plain,
+        (Task::Check(_) | Task::Plan(_) | Task::Preflight(_), Progress::Tty) => Progress::Plain,
         (_, progress) => progress,
     };
     match raw.left() {
@@ -150,6 +163,7 @@ fn build(
     what_to_build(raw, environment, &mut request)?;
     how_steps_run(raw, environment, &mut request)?;
     request.no_cache = no_cache(raw)?;
+    request.preflight = !raw.take_switch("no-preflight");
     request.pull = raw.take_switch("pull");
     let outputs = output::outputs(
         &raw.take_texts("output")?,
