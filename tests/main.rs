@@ -11,6 +11,7 @@ mod hostile;
 mod image;
 mod peers_test;
 mod plan;
+mod preflight;
 mod registry;
 mod reproducible;
 mod static_binary;

@@ -158,7 +158,10 @@ fn find(path: &str, shared: &Shared) -> Option<Answer> {
     if let Some((name, reference)) = path.split_once("/manifests/") {
         let image = shared.images.get(name)?;
         let known = reference == "latest" || reference == image.digest;
-        let answer = Answer::new(200, oci::MANIFEST, image.manifest.clone());
+        let own = serde_json::from_slice::<serde_json::Value>(&image.manifest).ok();
+        let own = own.as_ref().and_then(|manifest| manifest["mediaType"].as_str());
+        let kind = own.filter(|kind| *kind == oci::INDEX).unwrap_or(oci::MANIFEST);
+        let answer = Answer::new(200, kind, image.manifest.clone());
         return known.then(|| answer.header("Docker-Content-Digest", &image.digest));
     }
     let (name, digest) = path.split_once("/blobs/")?;

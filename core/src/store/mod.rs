@@ -127,6 +127,7 @@ impl Store {
     /// The name of a path of this store as programs see it, which run at the machine's own root.
     pub fn real(&self, path: &Path) -> PathBuf {
         match path.strip_prefix(self.root()) {
+            Ok(inside) if inside.as_os_str().is_empty() => self.0.root.real().to_owned(),
             Ok(inside) => self.0.root.real().join(inside),
             Err(_) => path.to_owned(),
         }
