@@ -53,6 +53,10 @@ pub enum SandboxError {
     HelperDied { how: String },
     #[error("sandbox: the helper's message can't be read: {problem}")]
     Protocol { problem: String },
+    #[error(
+        "the step left processes that can't be killed: {processes} are alive {seconds} seconds after its end"
+    )]
+    Unkillable { processes: usize, seconds: u64 },
     #[error("canceled")]
     Canceled,
 }
@@ -69,7 +73,7 @@ impl SandboxError {
             SandboxError::HelperMissing
             | SandboxError::Protocol { .. }
             | SandboxError::Seccomp { .. } => Class::Bug,
-            SandboxError::Canceled => Class::Step,
+            SandboxError::Canceled | SandboxError::Unkillable { .. } => Class::Step,
             _ => Class::Host,
         }
     }

@@ -10,6 +10,8 @@ mod mounts;
 mod overlay;
 mod probe;
 mod program;
+#[allow(dead_code)] // Its callers follow.
+mod reap;
 mod run;
 mod seccomp;
 mod spec;
