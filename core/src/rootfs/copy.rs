@@ -60,11 +60,7 @@ impl Visitor for Copier {
     type State = ();
     type Error = WalkError;
 
-    fn visit(
-        &mut self,
-        directory: Visited<'_>,
-        (): (),
-    ) -> Result<Vec<(EntryPath, ())>, WalkError> {
+    fn visit(&mut self, directory: Visited<'_>, (): ()) -> Result<Vec<(EntryPath, ())>, WalkError> {
         let error = |path: &EntryPath, source| WalkError { path: path.clone(), source };
         let mut below = Vec::new();
         let (Some(to), path) = (&mut self.to, directory.path) else { return Ok(below) };

@@ -15,8 +15,8 @@ pub use baseline::{Baseline, BaselineError};
 pub use compare::{LowerContent, LowerDirectories};
 pub use diff::{DiffOptions, overlay_diff};
 pub use judge::DiffError;
-pub use stamp::Stamp;
 pub use settle::settle;
+pub use stamp::Stamp;
 
 #[cfg(test)]
 mod testing;
