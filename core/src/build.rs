@@ -14,7 +14,7 @@ use crate::{
     dockerfile::{self, ParseErrors, Parsed, WarningKind, ast::Dockerfile},
     error::{Class, Error, Location},
     event::{Event, Reporter, Warning},
-    execute::ssh,
+    execute::{sandbox::Host, ssh},
     fetch::{FetchError, Git, GitOptions, HttpClient, SshAccess},
     image::{Artifact, ImageConfig, platform::Platform},
     output,
@@ -39,6 +39,8 @@ pub struct Services {
     pub program_path: std::ffi::OsString,
     /// What steps see as /etc/resolv.conf.
     pub resolv_conf: Vec<u8>,
+    /// How this host executes RUN.
+    pub host: Arc<Host>,
 }
 
 /// What a build gave.

@@ -77,6 +77,9 @@ pub enum SandboxChoice {
     #[default]
     Auto,
     Overlay,
+    Swap,
+    /// RUN is refused.
+    None,
 }
 
 /// A build. `Default` is a build of nothing with nothing; the shell fills it.

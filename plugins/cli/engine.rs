@@ -15,6 +15,7 @@ use bareboat_core::{
     check::{self, Checked},
     digest::Digest,
     event::Reporter,
+    execute::sandbox::Host,
     preview::{self, BaseConfigs, Preview},
     registry::{Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Proxies},
     request::BuildRequest,
@@ -27,6 +28,8 @@ pub struct Services {
     pub reporter: Arc<dyn Reporter>,
     pub registry: Registry,
     pub cancel: Cancel,
+    /// How this host executes RUN, and where the state lies.
+    pub host: Arc<Host>,
 }
 
 /// What registry clients are made of.
@@ -84,7 +87,7 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
 }
 
 fn core_services(services: Services) -> Result<CoreServices, Error> {
-    let Services { reporter, registry, cancel } = services;
+    let Services { reporter, registry, cancel, host } = services;
     // Names that PATH itself could not hold were never on it.
     let program_path = std::env::join_paths(&registry.helper_path).unwrap_or_default();
     let (registry, keychain) = client(registry)?;
@@ -96,6 +99,7 @@ fn core_services(services: Services) -> Result<CoreServices, Error> {
         program_path,
         boot_id: boot_id(),
         resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
+        host,
     })
 }
 

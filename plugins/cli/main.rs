@@ -4,6 +4,7 @@ mod check;
 mod diagnostics;
 mod engine;
 mod flags;
+mod host;
 mod outputs;
 mod plan;
 mod render;
@@ -14,6 +15,7 @@ mod trust;
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use bareboat_core::{Error, execute::sandbox::Host};
 use flags::{Environment, Invocation};
 
 /// Blocking calls that run at once: file reads and name look-ups. Hashing, compression and walks have their own threads.
@@ -30,13 +32,23 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     match flags::convert(raw, &environment) {
-        Ok(invocation) => carry_out(invocation, &environment),
-        Err(error) => {
-            let error = error.into();
-            render::early_error(&error, &environment);
-            ExitCode::from(render::exit_code(&error))
-        }
+        Ok(invocation) => prepare(invocation, &environment),
+        Err(error) => refuse_early(error, &environment),
     }
+}
+
+/// What has to be done before there is a second thread.
+fn prepare(mut invocation: Invocation, environment: &Environment) -> ExitCode {
+    match host::prepare(&mut invocation.task) {
+        Ok(host) => carry_out(invocation, host, environment),
+        Err(error) => refuse_early(error, environment),
+    }
+}
+
+fn refuse_early(error: Error, environment: &Environment) -> ExitCode {
+    let error = error.into();
+    render::early_error(&error, environment);
+    ExitCode::from(render::exit_code(&error))
 }
 
 /// Help and version go to standard output with exit code 0, refusals to standard error with 2.
@@ -49,13 +61,13 @@ fn refuse(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn carry_out(invocation: Invocation, environment: &Environment) -> ExitCode {
+fn carry_out(invocation: Invocation, host: Host, environment: &Environment) -> ExitCode {
     let display = render::display(invocation.progress, environment);
     diagnostics::install(invocation.verbosity, display.clone());
     // Fails only if one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let outcome = runtime().and_then(|runtime| {
-        let outcome = runtime.block_on(run::task(invocation.task, &display, environment));
+        let outcome = runtime.block_on(run::task(invocation.task, host, &display, environment));
         runtime.shutdown_timeout(Duration::from_secs(SHUTDOWN_SECONDS_MAX));
         outcome
     });

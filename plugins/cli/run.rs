@@ -6,6 +6,7 @@ use anyhow::Context;
 use bareboat_core::{
     Class, Error,
     event::{Event, Warning},
+    execute::sandbox::Host,
     preview::BaseConfigs,
     secret::Secret,
 };
@@ -26,13 +27,15 @@ const BASE_CONFIG_BYTES_MAX: u64 = 8 << 20;
 /// Does a task. Its result goes to standard output, all else to the display.
 pub async fn task(
     task: Task,
+    host: Host,
     display: &Arc<dyn Display>,
     environment: &Environment,
 ) -> anyhow::Result<()> {
+    let host = Arc::new(host);
     match task {
-        Task::Build(build) => self::build(*build, display, environment).await,
-        Task::Check(check) => self::check(*check, display, environment).await,
-        Task::Plan(plan) => self::plan(*plan, display, environment).await,
+        Task::Build(build) => self::build(*build, host, display, environment).await,
+        Task::Check(check) => self::check(*check, host, display, environment).await,
+        Task::Plan(plan) => self::plan(*plan, host, display, environment).await,
         Task::CacheDu { state_directory } => disk_usage(&state_directory).await,
         Task::CachePrune { state_directory } => prune(&state_directory).await,
     }
@@ -40,6 +43,7 @@ pub async fn task(
 
 async fn build(
     build: Build,
+    host: Arc<Host>,
     display: &Arc<dyn Display>,
     environment: &Environment,
 ) -> anyhow::Result<()> {
@@ -50,6 +54,7 @@ async fn build(
         reporter: display.clone(),
         registry: registry(build.registry, environment)?,
         cancel: signals::listen().context("listen for signals")?,
+        host,
     };
     if build.request.outputs.is_empty() {
         display.report(Event::Warning(stays_here()));
@@ -66,6 +71,7 @@ async fn build(
 
 async fn check(
     check: Check,
+    host: Arc<Host>,
     display: &Arc<dyn Display>,
     environment: &Environment,
 ) -> anyhow::Result<()> {
@@ -75,6 +81,7 @@ async fn check(
         reporter: display.clone(),
         registry: registry(check.registry, environment)?,
         cancel,
+        host,
     };
     if !check.request.platforms.is_empty() {
         display.report(Event::Warning(platform_is_the_hosts()));
@@ -85,6 +92,7 @@ async fn check(
 
 async fn plan(
     plan: Plan,
+    host: Arc<Host>,
     display: &Arc<dyn Display>,
     environment: &Environment,
 ) -> anyhow::Result<()> {
@@ -100,6 +108,7 @@ async fn plan(
         reporter: display.clone(),
         registry: registry(plan.registry, environment)?,
         cancel,
+        host,
     };
     let style = render::stdout_style(environment);
     crate::plan::plan(&plan.request, &bases, plan.format, style, services).await

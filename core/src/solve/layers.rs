@@ -28,12 +28,6 @@ use crate::{
     tree::{EntryPath, LayerIndex, Snapshot, SnapshotLayer},
 };
 
-/// Owners as they are: the flavour of trees that root unpacks.
-const FLAVOUR: &str = "root";
-
-/// Trees that are several layers' at once.
-const MERGED: &str = "root-merged";
-
 /// Chunks of a download that wait for the reader.
 const CHUNKS_WAITING: usize = 64;
 
@@ -42,6 +36,8 @@ pub struct Layers {
     pub store: Store,
     pub client: Client,
     pub reporter: Arc<dyn Reporter>,
+    /// Under which trees are kept: those of another user namespace have other owners on disk.
+    flavour: String,
     indexes: Mutex<HashMap<Digest, Arc<LayerIndex>>>,
     /// One lock a layer: of several that want it, one fetches.
     busy: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
@@ -54,12 +50,14 @@ impl Layers {
         store: Store,
         client: Client,
         reporter: Arc<dyn Reporter>,
+        flavour: String,
         next_vertex: Arc<std::sync::atomic::AtomicU32>,
     ) -> Self {
         Layers {
             store,
             client,
             reporter,
+            flavour,
             indexes: Mutex::default(),
             busy: Mutex::default(),
             pulled_bytes: Default::default(),
@@ -151,7 +149,7 @@ impl Layers {
         let lock = self.lock(&layer.diff_id);
         let guard = lock.lock().await;
         if let Some(index) = self.known_index(&layer.diff_id)
-            && let Some(tree) = self.store.tree(FLAVOUR, &tree_key(&index, layers, at))
+            && let Some(tree) = self.store.tree(&self.flavour, &tree_key(&index, layers, at))
         {
             return Ok(tree);
         }
@@ -167,7 +165,7 @@ impl Layers {
             .await?
             .map_err(host)?;
         let key = tree_key(&index, layers, at);
-        let tree = self.store.commit_tree(&place, FLAVOUR, &key).map_err(host)?;
+        let tree = self.store.commit_tree(&place, &self.flavour, &key).map_err(host)?;
         drop(guard);
         Ok(tree)
     }
@@ -183,7 +181,9 @@ impl Layers {
             key.bytes("diff-id", layer.diff_id.as_bytes())
         });
         let key = chain.number("count", topmost_first.len() as u64).finish().to_string();
-        if let Some(tree) = self.store.tree(MERGED, &key) {
+        // Trees that are several layers' at once.
+        let flavour = format!("{}-merged", self.flavour);
+        if let Some(tree) = self.store.tree(&flavour, &key) {
             return Ok(tree);
         }
         let place = self.store.new_tree().map_err(host)?;
@@ -191,12 +191,12 @@ impl Layers {
         let lowest_first = topmost_first.iter().rev().map(|tree| open_directory(tree));
         let lowest_first = lowest_first.collect::<Result<Vec<_>, _>>()?;
         blocking(move || crate::rootfs::merge(&lowest_first, into)).await?.map_err(host)?;
-        self.store.commit_tree(&place, MERGED, &key).map_err(host)
+        self.store.commit_tree(&place, &flavour, &key).map_err(host)
     }
 
     /// Takes an upper directory, made equal to its layer, as that layer's tree.
     pub fn adopt_tree(&self, place: &Path, diff_id: &Digest) -> Result<PathBuf, Error> {
-        self.store.commit_tree(place, FLAVOUR, &diff_id.hex()).map_err(host)
+        self.store.commit_tree(place, &self.flavour, &diff_id.hex()).map_err(host)
     }
 
     /// The snapshot below a layer, where its index has implied directories; else an empty one, unneeded.
@@ -257,7 +257,7 @@ impl Layers {
     /// The tree of a layer, where one is on disk already.
     pub fn existing_tree(&self, layers: &[LayerRef], at: usize) -> Option<PathBuf> {
         let index = self.known_index(&layers[at].diff_id)?;
-        self.store.tree(FLAVOUR, &tree_key(&index, layers, at))
+        self.store.tree(&self.flavour, &tree_key(&index, layers, at))
     }
 
     fn open(&self, layer: &LayerRef) -> Result<Source, Error> {

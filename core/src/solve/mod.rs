@@ -142,6 +142,7 @@ impl Solver {
             parts.store.clone(),
             parts.client.clone(),
             parts.services.reporter.clone(),
+            parts.services.host.flavour.clone(),
             parts.next_vertex.clone(),
         );
         let tokens = Semaphore::new(parts.request.jobs.max(1));

@@ -16,14 +16,17 @@ use crate::{
     error::{Class, Error},
     event::OutputStream,
     execute::{
-        sandbox::{self, StepExit, StepNetwork, StepSpec, StepUser, Ulimit, Unavailable, Verdict},
+        sandbox::{
+            self, Probe, Rung, StepExit, StepNetwork, StepSpec, StepUser, Ulimit, Unavailable,
+            Verdict,
+        },
         users::RunUser,
     },
     plan::{Network, RunOp, TreeSource},
     resolve::LayerRef,
     rootfs,
     snapshot::{DiffOptions, LowerDirectories, overlay_diff, settle},
-    tree::{Changeset, EntryPath, LastLink, Snapshot},
+    tree::{Changeset, EntryPath, Kind, LastLink, Snapshot},
 };
 
 use super::{Solver, StageResult, blocking, layers::host, stage::Executed, vertex::Vertex};
@@ -73,10 +76,11 @@ impl Solver {
         }
         let _token = self.tokens.acquire().await.map_err(|e| Error::from_cause(Class::Bug, e))?;
         self.find_rung().await?;
-        let trees = self.layers.trees(&below.layers).await?;
         let snapshot = self.layers.snapshot(&below.layers).await?;
-        let place = self.place()?;
         let user = self.run_user(run, &below.layers, &snapshot).await?;
+        self.check_owners(run, &snapshot, &user)?;
+        let trees = self.layers.trees(&below.layers).await?;
+        let place = self.place()?;
         // overlayfs takes no opaque mark on a layer's root: what lies below one is left out.
         let visible = rootfs::lowest_visible_layer(&snapshot);
         let lowers = self.lowers(&below.layers[visible..], &trees[visible..]).await?;
@@ -97,21 +101,46 @@ impl Solver {
         self.layer_of_upper(place, snapshot, trees, stubs).await
     }
 
-    /// Makes sure, once a build and by doing it, that steps can be executed on this host.
+    /// Makes sure that steps can be executed on this host: by what was found out at the start, else, once a build, by
+    /// doing it.
     async fn find_rung(&self) -> Result<(), Error> {
-        let probe = self.rung.get_or_init(|| sandbox::probe(self.parts.store.work())).await;
-        match &probe.verdict {
-            Verdict::Available => Ok(()),
-            Verdict::Unavailable(Unavailable { error, meaning, remedy }) => {
-                let title = format!("RUN cannot be executed on this host: {error}");
-                let hint = remedy.clone().or_else(|| meaning.map(str::to_owned));
-                let hint = hint.unwrap_or_else(|| {
-                    "RUN needs root with the right to mount; COPY, ADD and WORKDIR need neither"
-                        .into()
-                });
-                Err(Error::new(Class::Host, title).hint(hint))
-            }
+        let host = &self.parts.services.host;
+        if host.is_probed {
+            return match host.rung {
+                Some(Rung::Overlay) => Ok(()),
+                _ => Err(no_rung(&host.verdicts)),
+            };
         }
+        let probe = self.rung.get_or_init(|| sandbox::probe(self.parts.store.work())).await;
+        match probe.is_available() {
+            true => Ok(()),
+            false => Err(no_rung(std::slice::from_ref(probe))),
+        }
+    }
+
+    /// With a single id nothing can have another owner: unpacked layers would lose theirs, and with them the digests
+    /// their truth.
+    fn check_owners(&self, run: &RunOp, snapshot: &Snapshot, user: &RunUser) -> Result<(), Error> {
+        let Some(reason) = &self.parts.services.host.one_id else { return Ok(()) };
+        let rows = snapshot.layers().iter().flat_map(|layer| layer.index.rows());
+        let foreign = rows
+            .filter(|row| row.kind != Kind::Whiteout)
+            .find(|row| (row.metadata.uid, row.metadata.gid) != (0, 0));
+        let what = match foreign {
+            Some(row) => format!(
+                "/{} in its base belongs to {}:{}",
+                row.path, row.metadata.uid, row.metadata.gid
+            ),
+            None if (user.uid, user.gid) != (0, 0) => {
+                format!("it runs as {}:{}", user.uid, user.gid)
+            }
+            None => return Ok(()),
+        };
+        let command = run.argv.join(" ");
+        let title = format!(
+            "RUN {command:?} needs more than one user id, and this user may map only its own: {what}"
+        );
+        Err(Error::new(Class::Host, title).hint(reason.remedy()))
     }
 
     fn place(&self) -> Result<Place, Error> {
@@ -196,6 +225,7 @@ impl Solver {
             hard: *hard,
         };
         spec.ulimits = request.ulimits.iter().map(limit).collect();
+        spec.share_processes = self.parts.services.host.shares_processes;
     }
 
     async fn run_step(
@@ -242,6 +272,25 @@ impl Solver {
         self.layers.adopt_tree(&place.tree, &layer.diff_id)?;
         Ok(Executed::written(layer, None))
     }
+}
+
+/// The error of a RUN that no rung can execute: what was tried, and the first remedy.
+fn no_rung(verdicts: &[Probe]) -> Error {
+    let refused = |probe: &Probe| match &probe.verdict {
+        Verdict::Unavailable(refused) => Some(refused.clone()),
+        Verdict::Available => None,
+    };
+    let first: Option<Unavailable> = verdicts.iter().find_map(refused);
+    let why =
+        first.as_ref().map_or("--sandbox none".to_owned(), |refused| refused.error.to_string());
+    let hint = first.and_then(|refused| refused.remedy.or(refused.meaning.map(str::to_owned)));
+    let hint = hint.unwrap_or_else(|| {
+        "RUN needs root or a user namespace, and the right to mount; COPY, ADD and WORKDIR need neither"
+            .into()
+    });
+    Error::new(Class::Host, format!("RUN cannot be executed on this host: {why}"))
+        .hint(hint)
+        .with_notes(verdicts.iter().map(Probe::to_string).collect())
 }
 
 fn diff(

@@ -62,3 +62,22 @@ pub fn set_host_name(name: &str) -> io::Result<()> {
 pub fn detach(path: &Path) -> io::Result<()> {
     Ok(unmount(path, UnmountFlags::DETACH)?)
 }
+
+/// The numbers that the kernel gives its first user and PID namespace, on every machine.
+const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
+const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
+
+/// Whether this process is in the machine's own user namespace, so that its root is the machine's. Needs /proc; without
+/// it the answer is no.
+pub fn in_initial_user_namespace() -> bool {
+    is_namespace("/proc/self/ns/user", INITIAL_USER_NAMESPACE)
+}
+
+/// Whether this process is in the machine's own PID namespace: not so in a container, unless it was asked for.
+pub fn in_initial_pid_namespace() -> bool {
+    is_namespace("/proc/self/ns/pid", INITIAL_PID_NAMESPACE)
+}
+
+fn is_namespace(link: &str, number: u64) -> bool {
+    rustix::fs::stat(link).is_ok_and(|stat| stat.st_ino == number)
+}

@@ -6,7 +6,9 @@ mod parser;
 mod raw;
 pub mod table;
 
-pub use convert::{Build, Check, Invocation, Plan, Progress, RegistryOptions, Task, convert};
+pub use convert::{
+    Build, Check, Invocation, Plan, Progress, RegistryOptions, Task, convert, no_state_directory,
+};
 pub use environment::Environment;
 pub use parser::parse;
 pub use raw::RawRequest;

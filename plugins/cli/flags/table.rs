@@ -137,7 +137,7 @@ pub const ENTITLEMENTS: &[&str] = &["network.host", "security.insecure"];
 pub const NETWORKS: &[&str] = &["default", "none", "host"];
 /// SARIF is for findings: a plan has none.
 pub const FORMATS: &[&str] = &["human", "json", "sarif"];
-pub const SANDBOXES: &[&str] = &["auto", "overlay"];
+pub const SANDBOXES: &[&str] = &["auto", "overlay", "swap", "none"];
 
 const BUILD: &[Command] = &[Command::Build];
 const PLAN: &[Command] = &[Command::Plan];

@@ -57,6 +57,15 @@ pub enum SandboxError {
         "the step left processes that can't be killed: {processes} are alive {seconds} seconds after its end"
     )]
     Unkillable { processes: usize, seconds: u64 },
+    /// newuidmap or newgidmap refused.
+    #[error("sandbox: {program}: {problem}")]
+    IdMap { program: String, problem: String },
+    #[error("the root of this machine can't be swapped: this is no container")]
+    NoContainer,
+    #[error("user {uid} is not root")]
+    NotRoot { uid: u32 },
+    #[error("root has not the capabilities {missing}")]
+    Capabilities { missing: String },
     #[error("canceled")]
     Canceled,
 }
@@ -82,12 +91,20 @@ impl SandboxError {
     pub fn hint(&self) -> Option<String> {
         match self {
             SandboxError::Call { call, errno, .. } => {
-                super::probe::remedy(call, errno.0).map(|remedy| remedy.to_owned())
+                super::verdict::remedy(call, errno.0).map(|remedy| remedy.to_owned())
             }
             SandboxError::StateOnOverlay { .. } => Some(
                 "put the state on another file system: mount a volume (an emptyDir in Kubernetes) and name it with --state-dir"
                     .to_owned(),
             ),
+            SandboxError::IdMap { .. } => Some(
+                "look at the user's lines in /etc/subuid and /etc/subgid: the ranges must lie within this container's own ids"
+                    .to_owned(),
+            ),
+            SandboxError::NotRoot { .. } => Some("run the container as root (`runAsUser: 0`)".to_owned()),
+            SandboxError::Capabilities { .. } => {
+                Some("leave the container Docker's default capabilities (drop none)".to_owned())
+            }
             SandboxError::ForeignProgram { architecture, .. } => Some(format!(
                 "register an emulator for {architecture} with binfmt_misc (flag F), or build each platform on its own machine and put them together with `bareboat join`"
             )),

@@ -23,6 +23,7 @@ use super::{
     error::Named,
     mounts::mount_all,
     overlay::Layers,
+    reap::{PATIENCE, Reaper},
     seccomp::step_filter,
     spec::{StepNetwork, StepSpec},
     staging::Staging,
@@ -59,16 +60,23 @@ pub(super) fn serve() -> Result<(), SandboxError> {
     wire::send(&mut control, &answer)
 }
 
-fn answer(request: Request, control: &UnixStream) -> Result<Answer, SandboxError> {
+/// Does what is asked, in this process, which must have no other thread.
+pub(super) fn answer(request: Request, control: &UnixStream) -> Result<Answer, SandboxError> {
     let (spec, probe) = match request {
         Request::Run(spec) => (spec, false),
         Request::Probe(spec) => (spec, true),
     };
     check(&spec)?;
     umask(Mode::empty());
+    // Without a PID namespace that ends with its first process.
+    let reaper = spec.share_processes.then(Reaper::adopt_orphans).transpose()?;
     enter_namespaces(&spec)?;
     let boxed = StepBox::set_up(&spec)?;
-    let waited = run_step(&boxed, &spec, probe, control)?;
+    let waited = run_step(&boxed, &spec, probe, control);
+    if let Some(reaper) = reaper {
+        reaper.end_all(PATIENCE)?;
+    }
+    let waited = waited?;
     let stubs = boxed.take_down()?;
     let (code, signal) = Answer::exit(waited.ended);
     Ok(Answer::Ended {
@@ -92,8 +100,10 @@ fn check(spec: &StepSpec) -> Result<(), SandboxError> {
 }
 
 fn enter_namespaces(spec: &StepSpec) -> Result<(), SandboxError> {
-    let mut flags =
-        UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    if !spec.share_processes {
+        flags |= UnshareFlags::NEWPID;
+    }
     if spec.network == StepNetwork::None {
         flags |= UnshareFlags::NEWNET;
     }

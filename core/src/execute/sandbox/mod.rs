@@ -5,7 +5,10 @@
 mod capabilities;
 mod devices;
 mod error;
+mod facts;
 mod helper;
+mod host;
+mod id_map;
 mod mounts;
 mod overlay;
 mod probe;
@@ -19,6 +22,7 @@ mod staging;
 mod step;
 mod stubs;
 mod system;
+mod verdict;
 mod wire;
 
 use std::{
@@ -30,12 +34,16 @@ use rustix::fs::{FileType, fstat};
 
 pub use self::{
     error::{Errno, SandboxError},
-    probe::{Probe, Rung, Unavailable, Verdict, probe},
+    facts::Facts,
+    host::{Host, HostRequest, Table, choose, enter_for_deletion, existing_state, survey},
+    id_map::{IdMap, IdRange, MapWriter, OneId},
+    probe::probe,
     run::{StepExit, StepReport, run},
     spec::{
         DEFAULT_HOST_NAME, DEFAULT_SHM_BYTES, Discard, MountSource, StepMount, StepNetwork,
         StepSpec, StepUser, Ulimit,
     },
+    verdict::{Probe, Rung, Unavailable, Verdict, Way},
 };
 
 /// The name (argv[0]) under which this program is a helper.

@@ -16,10 +16,11 @@ use super::{SandboxError, error::Named};
 use crate::sys::{
     fs::{open_directory_handle, open_subdirectory, set_directory_mtime},
     mount::mount_new,
+    namespace::in_initial_user_namespace,
 };
 
 /// statfs(2)'s number of overlayfs.
-const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
+pub(super) const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
 
 /// Options from most to least wanted. What a kernel refuses is a feature that it does not have, so that the upper
 /// directory is a complete diff all the same: no redirected directories, no files with metadata only.
@@ -33,6 +34,17 @@ const WRITABLE_OPTIONS: [&str; 5] = [
 
 const READ_ONLY_OPTIONS: [&str; 3] =
     [",redirect_dir=off,metacopy=off,index=off,xino=off", ",redirect_dir=off,index=off", ""];
+
+/// In a user namespace, where only `user.*` attributes can be set. `userxattr` implies that there are no redirects and no
+/// files with metadata only; where the kernel's default is to follow redirects, "off" would contradict it.
+const WRITABLE_OPTIONS_IN_NAMESPACE: [&str; 4] = [
+    ",userxattr,index=off,xino=off,volatile",
+    ",userxattr,index=off,xino=off",
+    ",userxattr,redirect_dir=nofollow,metacopy=off,index=off",
+    ",userxattr",
+];
+
+const READ_ONLY_OPTIONS_IN_NAMESPACE: [&str; 2] = [",userxattr,index=off,xino=off", ",userxattr"];
 
 /// The directories of one overlay, opened.
 pub(super) struct Layers {
@@ -100,9 +112,11 @@ impl Layers {
     }
 
     fn try_options(&self, target: impl AsFd, name: &Path) -> Result<(), SandboxError> {
-        let candidates: &[&str] = match self.upper {
-            Some(_) => &WRITABLE_OPTIONS,
-            None => &READ_ONLY_OPTIONS,
+        let candidates: &[&str] = match (&self.upper, in_initial_user_namespace()) {
+            (Some(_), true) => &WRITABLE_OPTIONS,
+            (None, true) => &READ_ONLY_OPTIONS,
+            (Some(_), false) => &WRITABLE_OPTIONS_IN_NAMESPACE,
+            (None, false) => &READ_ONLY_OPTIONS_IN_NAMESPACE,
         };
         let mut result = Err(Errno::INVAL.into());
         for options in candidates {

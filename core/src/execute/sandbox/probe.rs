@@ -1,169 +1,210 @@
 //! Whether a rung can be used here: found out by doing all of it in a child, short of executing a program.
 
-use std::{fmt, fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
+use std::{
+    fs::{DirBuilder, File},
+    io::Read,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::DirBuilderExt, net::UnixStream},
+    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
 
-use super::{SandboxError, error::Named, run::ask, spec::StepSpec, wire::Request};
+use rustix::{
+    fs::{AtFlags, CWD, Mode, RenameFlags, mkdirat, renameat_with, unlinkat},
+    pipe::{PipeFlags, pipe_with},
+    process::setsid,
+};
 
-/// A way to execute RUN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rung {
-    /// Own namespaces and an overlay of the layers, as the machine's root (CAP_SYS_ADMIN).
-    Overlay,
-}
+use super::{
+    SandboxError,
+    error::Named,
+    facts::Facts,
+    helper,
+    id_map::{IdMap, enter},
+    run::ask,
+    spec::StepSpec,
+    verdict::{Probe, Unavailable, Verdict, Way},
+    wire::{self, Request},
+};
+use crate::sys::{
+    process::{Fork, default_signal, exit_now, fork_single_threaded, install_descriptor, wait},
+    remove::remove_tree,
+};
 
-impl fmt::Display for Rung {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Rung::Overlay => "overlay",
-        })
-    }
-}
-
-/// What a probe found.
-#[derive(Clone, Debug)]
-pub struct Probe {
-    pub rung: Rung,
-    pub verdict: Verdict,
-}
-
-#[derive(Clone, Debug)]
-pub enum Verdict {
-    Available,
-    Unavailable(Unavailable),
-}
-
-/// Why a rung can't be used.
-#[derive(Clone, Debug)]
-pub struct Unavailable {
-    /// The call that failed, with its object and errno.
-    pub error: SandboxError,
-    /// What this says about the machine.
-    pub meaning: Option<&'static str>,
-    /// What to do.
-    pub remedy: Option<String>,
-}
-
-impl Probe {
-    pub fn is_available(&self) -> bool {
-        matches!(self.verdict, Verdict::Available)
-    }
-}
-
-/// Probes the `overlay` rung with its step directories in `work_directory`, which exists (the state's `work`): the
-/// namespaces, an overlay of two layers there, /proc, /sys, /dev, the change of root, the seccomp filter and the
-/// reduced capabilities.
+/// Probes the `overlay` rung of a machine's root with its step directories in `work_directory`, which exists (the
+/// state's `work`): the namespaces, an overlay of two layers there, /proc, /sys, /dev, the change of root, the seccomp
+/// filter and the reduced capabilities.
 pub async fn probe(work_directory: &Path) -> Probe {
     let verdict = match try_overlay(work_directory).await {
         Ok(()) => Verdict::Available,
-        Err(error) => Verdict::Unavailable(Unavailable::new(error)),
+        Err(error) => Verdict::Unavailable(Unavailable::new(error, &Facts::read())),
     };
-    Probe { rung: Rung::Overlay, verdict }
-}
-
-impl Unavailable {
-    fn new(error: SandboxError) -> Self {
-        let meaning = match &error {
-            SandboxError::Call { call, errno, .. } => meaning(call, errno.0),
-            SandboxError::StateOnOverlay { .. } => {
-                Some("an overlay can't have its upper directory on an overlay")
-            }
-            _ => None,
-        };
-        let remedy = error.hint();
-        Unavailable { error, meaning, remedy }
+    Probe {
+        way: Way::OverlayRoot,
+        state_directory: work_directory.to_owned(),
+        one_id: None,
+        shares_processes: false,
+        verdict,
     }
 }
 
 async fn try_overlay(work_directory: &Path) -> Result<(), SandboxError> {
-    let directory = tempfile::Builder::new()
-        .prefix("probe-")
-        .tempdir_in(work_directory)
-        .named("mkdir", work_directory)?;
-    let below = |name: &str| {
-        let path = directory.path().join(name);
-        DirBuilder::new().mode(0o755).create(&path).named("mkdir", &path).map(|()| path)
+    let place = Place::new(work_directory)?;
+    ask(Request::Probe(place.spec.clone()), |_, _| {}, std::future::pending()).await.map(|_| ())
+}
+
+/// The directories of a probe's step, removed at the end.
+struct Place {
+    directory: PathBuf,
+    spec: StepSpec,
+}
+
+impl Place {
+    fn new(work_directory: &Path) -> Result<Self, SandboxError> {
+        let directory = tempfile::Builder::new().prefix("probe-").tempdir_in(work_directory);
+        let directory = directory.named("mkdir", work_directory)?.keep();
+        let below = |name: &str| {
+            let path = directory.join(name);
+            DirBuilder::new().mode(0o755).create(&path).named("mkdir", &path).map(|()| path)
+        };
+        let mut spec = StepSpec::new(below("upper")?, below("work")?, below("scratch")?);
+        spec.lowers = vec![below("lower-a")?, below("lower-b")?];
+        spec.arguments = vec!["true".into()];
+        Ok(Place { directory, spec })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // The overlay leaves a directory of mode 0 in `work`, which only this removal looks into without privilege.
+        let _ = remove_tree(&self.directory);
+    }
+}
+
+/// One way to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attempt {
+    /// The user namespace to enter first.
+    pub map: Option<IdMap>,
+    pub state_directory: PathBuf,
+    pub share_processes: bool,
+}
+
+/// Does all of an attempt in a forked child; this process must have no other thread. A state directory that is missing
+/// is made (mode 0700), and goes again if the attempt fails.
+pub(super) fn attempt(attempt: &Attempt) -> Result<(), SandboxError> {
+    let place = &attempt.state_directory;
+    let made = !place.exists();
+    let result = make_state_directory(place).and_then(|()| in_child(|| attempt_here(attempt)));
+    if made && result.is_err() {
+        // Kept where somebody has put something into it meanwhile.
+        let _ = std::fs::remove_dir(place);
+    }
+    result
+}
+
+pub(super) fn make_state_directory(path: &Path) -> Result<(), SandboxError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).named("mkdir", path)
+}
+
+/// Tries to enter a user namespace, in a forked child.
+pub(super) fn try_namespace(map: &IdMap) -> Result<(), SandboxError> {
+    in_child(|| enter(map))
+}
+
+/// Does something in a forked child and returns what came of it.
+fn in_child(work: impl FnOnce() -> Result<(), SandboxError>) -> Result<(), SandboxError> {
+    let (answer, report) = pipe_with(PipeFlags::CLOEXEC).named("pipe", "")?;
+    let child = match fork_single_threaded().named("fork", "")? {
+        Fork::Child => {
+            drop(answer);
+            // A panic must not run the parent's frames in here.
+            let sent = catch_unwind(AssertUnwindSafe(|| send(&work(), &report)));
+            exit_now(if sent.is_ok_and(|sent| sent) { 0 } else { 1 })
+        }
+        Fork::Parent(child) => child,
     };
-    let mut spec = StepSpec::new(below("upper")?, below("work")?, below("scratch")?);
-    spec.lowers = vec![below("lower-a")?, below("lower-b")?];
-    spec.arguments = vec!["true".into()];
-    let result = ask(Request::Probe(spec), |_, _| {}, std::future::pending()).await;
-    // The overlay leaves a directory of mode 0 in `work`, which tempfile can't look into without privilege.
-    let _ = crate::sys::remove::remove_tree(directory.path());
-    result.map(|_| ())
+    drop(report);
+    let mut bytes = Vec::new();
+    let read = File::from(answer).read_to_end(&mut bytes).named("read", "pipe");
+    let ended = wait(child).named("wait4", "")?.ended;
+    read?;
+    let answer: Option<Result<(), SandboxError>> = wire::receive_last(&bytes)?;
+    answer.unwrap_or_else(|| Err(SandboxError::HelperDied { how: format!("{ended:?}") }))
 }
 
-fn is_call(call: &str, name: &str) -> bool {
-    call.split(' ').next() == Some(name)
+fn send(answer: &Result<(), SandboxError>, report: &OwnedFd) -> bool {
+    let Ok(bytes) = wire::frame(answer) else { return false };
+    rustix::io::write(report, &bytes) == Ok(bytes.len())
 }
 
-/// What a refused call says about the machine.
-fn meaning(call: &str, errno: i32) -> Option<&'static str> {
-    Some(match errno {
-        libc::EPERM if is_call(call, "unshare") => {
-            "no CAP_SYS_ADMIN, or a seccomp profile forbids new namespaces"
-        }
-        libc::ENOSPC if is_call(call, "unshare") => {
-            "the limit of namespaces is reached (user.max_*_namespaces)"
-        }
-        libc::EUSERS if is_call(call, "unshare") => "namespaces are nested too deeply",
-        libc::EINVAL if is_call(call, "unshare") => "this kernel lacks one of the namespaces",
-        libc::ENOSYS => "this kernel, or what emulates it, lacks the call",
-        libc::EACCES if is_call(call, "mount") => "AppArmor or SELinux forbids mounting",
-        libc::EPERM if call == "mount proc" => {
-            "parts of this container's /proc are masked, so that a new one would show more"
-        }
-        libc::EPERM if is_call(call, "mount") => {
-            "no CAP_SYS_ADMIN, or a seccomp profile forbids mounting"
-        }
-        libc::EINVAL if call == "mount overlay" => {
-            "the file system of the state can't hold an overlay, or a layer lies on two overlays already"
-        }
-        libc::ENODEV if call == "mount overlay" => "this kernel has no overlayfs",
-        libc::EACCES if is_call(call, "seccomp") => "a seccomp filter needs CAP_SYS_ADMIN",
-        _ => return None,
-    })
+fn attempt_here(attempt: &Attempt) -> Result<(), SandboxError> {
+    default_signal(libc::SIGCHLD);
+    setsid().named("setsid", "")?;
+    if let Some(map) = &attempt.map {
+        enter(map)?;
+    }
+    // A step becomes the owner of its output, which must not be the builder's own.
+    let (_output, write) = pipe_with(PipeFlags::CLOEXEC).named("pipe", "")?;
+    for number in [1, 2] {
+        install_descriptor(&write, number).named("dup2", "output")?;
+    }
+    let (control, _other_end) = UnixStream::pair().named("socketpair", "")?;
+    let place = Place::new(&attempt.state_directory)?;
+    let spec = StepSpec { share_processes: attempt.share_processes, ..place.spec.clone() };
+    helper::answer(Request::Probe(spec), &control).map(|_| ())
 }
 
-/// What to do about a refused call.
-pub(super) fn remedy(call: &str, errno: i32) -> Option<&'static str> {
-    Some(match errno {
-        libc::ENOSPC if is_call(call, "unshare") => {
-            "raise user.max_user_namespaces and user.max_mnt_namespaces (sysctl) on the machine"
-        }
-        libc::EACCES if is_call(call, "mount") => {
-            "run the job with the AppArmor profile `unconfined` (appArmorProfile in Kubernetes), or privileged"
-        }
-        libc::EPERM if is_call(call, "unshare") || is_call(call, "mount") => {
-            "run as the machine's root (sudo), or the container privileged or with CAP_SYS_ADMIN"
-        }
-        libc::EINVAL if call == "mount overlay" => {
-            "put the state on ext4, xfs or tmpfs: mount a volume (an emptyDir in Kubernetes) and name it with --state-dir"
-        }
-        libc::ENODEV if call == "mount overlay" => "load the kernel module: modprobe overlay",
-        libc::ENOSPC => "free space on the file system of the state",
-        _ => return None,
-    })
+/// What the swap rung needs, tried: root with its capabilities in a container whose `/` is writable, and in which a
+/// directory that was made can be renamed.
+pub(super) fn probe_swap(facts: &Facts) -> Result<(), SandboxError> {
+    if !facts.container {
+        return Err(SandboxError::NoContainer);
+    }
+    if facts.uid != 0 {
+        return Err(SandboxError::NotRoot { uid: facts.uid });
+    }
+    let missing = facts.missing_for_swap();
+    if !missing.is_empty() {
+        return Err(SandboxError::Capabilities { missing: missing.join(", ") });
+    }
+    rename_at_root(Path::new("/"))
+}
+
+fn rename_at_root(root: &Path) -> Result<(), SandboxError> {
+    let process = std::process::id();
+    let old = root.join(format!(".bareboat-probe-{process}"));
+    let new = root.join(format!(".bareboat-probed-{process}"));
+    mkdirat(CWD, &old, Mode::RWXU).named("mkdir", &old)?;
+    let renamed = renameat_with(CWD, &old, CWD, &new, RenameFlags::NOREPLACE);
+    let left = if renamed.is_ok() { &new } else { &old };
+    unlinkat(CWD, left, AtFlags::REMOVEDIR).named("rmdir", left)?;
+    renamed.named("rename", old)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::execute::sandbox::error::Errno;
 
     #[test]
-    fn refusals_have_a_meaning_and_a_remedy() {
-        for (call, errno) in [
-            ("unshare", libc::EPERM),
-            ("unshare", libc::ENOSPC),
-            ("mount overlay", libc::EACCES),
-            ("mount overlay", libc::EINVAL),
-            ("mount proc", libc::EPERM),
-        ] {
-            let object = "x".to_owned();
-            let error = SandboxError::Call { call: call.to_owned(), object, errno: Errno(errno) };
-            let unavailable = Unavailable::new(error);
-            assert!(unavailable.meaning.is_some(), "{call} {errno}");
-            assert!(unavailable.remedy.is_some(), "{call} {errno}");
-        }
+    fn swap_says_what_is_missing() {
+        let all = super::super::capabilities::default_mask();
+        let container = Facts { container: true, capabilities: all, ..Facts::default() };
+        let refused = |facts: Facts| probe_swap(&facts).unwrap_err().to_string();
+        assert!(refused(Facts { container: false, ..container.clone() }).contains("no container"));
+        assert!(refused(Facts { uid: 1000, ..container.clone() }).contains("1000"));
+        let less = Facts { capabilities: all & !1, ..container };
+        assert!(refused(less).contains("CAP_CHOWN"));
+    }
+
+    #[test]
+    fn a_root_where_nothing_can_be_made_is_told() {
+        let scratch = tempfile::tempdir().unwrap();
+        rename_at_root(scratch.path()).unwrap();
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+        let error = rename_at_root(&scratch.path().join("missing")).unwrap_err();
+        assert!(error.to_string().contains("mkdir"), "{error}");
     }
 }

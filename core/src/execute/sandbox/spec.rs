@@ -56,6 +56,8 @@ pub struct StepSpec {
     /// The size of /dev/shm.
     pub shm_bytes: u64,
     pub ulimits: Vec<Ulimit>,
+    /// Where a new /proc is refused: the builder's own is bound, and its PID namespace shared.
+    pub share_processes: bool,
 }
 
 impl StepSpec {
@@ -78,6 +80,7 @@ impl StepSpec {
             insecure: false,
             shm_bytes: DEFAULT_SHM_BYTES,
             ulimits: Vec::new(),
+            share_processes: false,
         }
     }
 }

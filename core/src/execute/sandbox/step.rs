@@ -72,7 +72,7 @@ pub(super) fn become_step(plan: &StepPlan<'_>) -> ! {
 fn prepare(plan: &StepPlan<'_>) -> Result<(), SandboxError> {
     setsid().named("setsid", "")?;
     die_with_helper(plan)?;
-    mount_proc(plan.root, plan.spec.insecure)?;
+    mount_proc(plan.root, plan.spec)?;
     enter_root(plan)?;
     for limit in &plan.spec.ulimits {
         set_limit(limit)?;

@@ -17,7 +17,7 @@ use super::{
     stubs::{Kind, Stubs, Target},
 };
 use crate::sys::{
-    mount::{bind, mount_new, restrict},
+    mount::{bind, is_missing_call, make_read_only_recursive, mount_new, restrict},
     resolve::open_in_root,
 };
 
@@ -87,19 +87,38 @@ pub(super) fn mounted(root: &OwnedFd, real: &Path) -> Result<OwnedFd, SandboxErr
     open_in_root(root, real, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()).named("open", real)
 }
 
-/// A new sysfs shows the step's network namespace; where it is refused the builder's is bound.
+/// A new sysfs shows the step's network namespace; where it is refused the builder's is bound, with what is mounted there.
 fn mount_sys(root: &OwnedFd, sys: &OwnedFd, insecure: bool) -> Result<(), SandboxError> {
     let read_only = if insecure { MountFlags::empty() } else { MountFlags::RDONLY };
     let flags = read_only | quiet();
     match mount_new("sysfs", sys, flags, "") {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-            let own = openat(CWD, "/sys", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-            bind(own.named("open", "/sys")?, sys, true).named("bind", "/sys")?;
+            bind_own(root, "sys")?;
             restrict(mounted(root, Path::new("sys"))?, flags).named("remount", "/sys")?;
+            if !insecure {
+                make_all_read_only(root, "sys")?;
+            }
         }
         result => result.named("mount sysfs", "/sys")?,
     }
     mount_cgroup(root)
+}
+
+/// Binds the builder's own directory of that name below `/` with all its mounts: those are locked in a user namespace,
+/// so that none can be left out.
+fn bind_own(root: &OwnedFd, name: &str) -> Result<(), SandboxError> {
+    let path = Path::new("/").join(name);
+    let own =
+        openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).named("open", &path)?;
+    bind(own, mounted(root, Path::new(name))?, true).named("bind", path)
+}
+
+/// Before Linux 5.12 what is mounted below keeps the right to be written to that it has.
+fn make_all_read_only(root: &OwnedFd, name: &str) -> Result<(), SandboxError> {
+    match make_read_only_recursive(mounted(root, Path::new(name))?) {
+        Err(error) if is_missing_call(&error) => Ok(()),
+        result => result.named("mount_setattr", name),
+    }
 }
 
 /// The step's own cgroup, read-only, on machines with cgroup 2 only: runtimes read their limits there.
@@ -116,11 +135,17 @@ fn mount_cgroup(root: &OwnedFd) -> Result<(), SandboxError> {
     }
 }
 
-/// Mounts a fresh /proc and hides what must not be seen. To be called in the new PID namespace.
-pub(super) fn mount_proc(root: &OwnedFd, insecure: bool) -> Result<(), SandboxError> {
-    let proc = mounted(root, Path::new("proc"))?;
-    mount_new("proc", proc, quiet(), "").named("mount proc", "/proc")?;
-    if insecure {
+/// Mounts a fresh /proc, or the builder's own where processes are shared, and hides what must not be seen. To be called
+/// in the new PID namespace.
+pub(super) fn mount_proc(root: &OwnedFd, spec: &StepSpec) -> Result<(), SandboxError> {
+    if spec.share_processes {
+        bind_own(root, "proc")?;
+        restrict(mounted(root, Path::new("proc"))?, quiet()).named("remount", "/proc")?;
+    } else {
+        let proc = mounted(root, Path::new("proc"))?;
+        mount_new("proc", proc, quiet(), "").named("mount proc", "/proc")?;
+    }
+    if spec.insecure {
         return Ok(());
     }
     for path in READ_ONLY {

@@ -18,6 +18,7 @@ use bareboat_core::{
 use super::{Environment, RawRequest, table::Command};
 use crate::{check::Format, plan};
 use surroundings::Proxies;
+pub use surroundings::{StateDirectory, no_state_directory};
 
 /// What standard error shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,9 @@ pub struct RegistryOptions {
 /// A build with everything around it.
 #[derive(Debug)]
 pub struct Build {
+    /// Its state directory is what is wished for until the host is asked.
     pub request: BuildRequest,
+    pub state: StateDirectory,
     pub registry: RegistryOptions,
     pub metadata_file: Option<PathBuf>,
     pub iidfile: Option<PathBuf>,
@@ -94,22 +97,22 @@ pub struct Invocation {
 pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocation, Error> {
     let verbosity = raw.take_text("verbose")?.and_then(|count| count.parse().ok()).unwrap_or(0);
     let progress = progress(raw.take_text("progress")?, environment)?;
-    let state_directory =
+    let state =
         surroundings::state_directory(raw.take_one("state-dir").map(PathBuf::from), environment)?;
     let task = match raw.command() {
         Command::Build => {
             let is_check = raw.take_switch("check");
-            let build = build(&mut raw, state_directory, environment)?;
+            let build = build(&mut raw, state, environment)?;
             if is_check {
-                Task::Check(Box::new(build.into()))
+                Task::Check(Box::new(check_of(build)?))
             } else {
                 Task::Build(Box::new(build))
             }
         }
-        Command::Check => Task::Check(Box::new(check(&mut raw, state_directory, environment)?)),
-        Command::Plan => Task::Plan(Box::new(plan(&mut raw, state_directory, environment)?)),
-        Command::CacheDu => Task::CacheDu { state_directory },
-        Command::CachePrune => Task::CachePrune { state_directory },
+        Command::Check => Task::Check(Box::new(check(&mut raw, state, environment)?)),
+        Command::Plan => Task::Plan(Box::new(plan(&mut raw, state, environment)?)),
+        Command::CacheDu => Task::CacheDu { state_directory: state.existing()? },
+        Command::CachePrune => Task::CachePrune { state_directory: state.existing()? },
     };
     let progress = match (&task, progress) {
         // Neither has steps for a live list.
@@ -143,9 +146,10 @@ fn is_interactive(environment: &Environment) -> bool {
 
 fn build(
     raw: &mut RawRequest,
-    state_directory: PathBuf,
+    state: StateDirectory,
     environment: &Environment,
 ) -> Result<Build, Error> {
+    let state_directory = state.named.clone().or_else(|| state.usual.clone()).unwrap_or_default();
     let mut request = BuildRequest { state_directory, ..BuildRequest::default() };
     what_to_build(raw, environment, &mut request)?;
     how_steps_run(raw, environment, &mut request)?;
@@ -163,6 +167,7 @@ fn build(
     request.tags = outputs.tags;
     Ok(Build {
         request,
+        state,
         registry: registry(raw, environment)?,
         metadata_file: file_to_write("metadata-file", raw)?,
         iidfile: file_to_write("iidfile", raw)?,
@@ -172,9 +177,10 @@ fn build(
 
 fn check(
     raw: &mut RawRequest,
-    state_directory: PathBuf,
+    state: StateDirectory,
     environment: &Environment,
 ) -> Result<Check, Error> {
+    let state_directory = state.existing()?;
     let mut request = BuildRequest { state_directory, ..BuildRequest::default() };
     what_to_build(raw, environment, &mut request)?;
     let format = match raw.take_text("format")?.as_deref() {
@@ -188,7 +194,7 @@ fn check(
 /// A plan of a build with the same options. What only says where the result goes is judged all the same.
 fn plan(
     raw: &mut RawRequest,
-    state_directory: PathBuf,
+    state: StateDirectory,
     environment: &Environment,
 ) -> Result<Plan, Error> {
     let format = match raw.take_text("format")?.as_deref() {
@@ -197,14 +203,17 @@ fn plan(
         _ => plan::Format::Human,
     };
     let base_configs = values::base_configs(raw.take_texts("base-config")?)?;
-    let Build { request, registry, .. } = build(raw, state_directory, environment)?;
+    let state_directory = state.existing()?;
+    let Build { request, registry, .. } = build(raw, state, environment)?;
+    let request = BuildRequest { state_directory, ..request };
     Ok(Plan { request, registry, format, base_configs })
 }
 
-impl From<Build> for Check {
-    fn from(build: Build) -> Self {
-        Check { request: build.request, registry: build.registry, format: Format::Human }
-    }
+/// `build --check`
+fn check_of(build: Build) -> Result<Check, Error> {
+    let state_directory = build.state.existing()?;
+    let request = BuildRequest { state_directory, ..build.request };
+    Ok(Check { request, registry: build.registry, format: Format::Human })
 }
 
 fn what_to_build(
@@ -252,6 +261,8 @@ fn how_steps_run(
     request.shm_bytes = shm.map(|shm| values::bytes("shm-size", &shm)).transpose()?;
     request.sandbox = match raw.take_text("sandbox")?.as_deref() {
         Some("overlay") => SandboxChoice::Overlay,
+        Some("swap") => SandboxChoice::Swap,
+        Some("none") => SandboxChoice::None,
         _ => SandboxChoice::Auto,
     };
     let jobs = raw.take_text("jobs")?.map(|jobs| values::jobs(&jobs)).transpose()?;

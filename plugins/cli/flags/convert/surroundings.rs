@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bareboat_core::{Class, Error, secret::Secret};
+use bareboat_core::{
+    Class, Error,
+    execute::sandbox::{HostRequest, existing_state},
+    secret::Secret,
+};
 
 use crate::flags::Environment;
 
@@ -21,32 +25,58 @@ pub struct Proxies {
 /// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
 const EPOCH_SECONDS_MAX: i64 = 253_402_300_799;
 
-/// The state directory, absolute: what was typed, else the variable of the flag table, else the user's data directory.
+/// Where the state shall lie.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateDirectory {
+    /// What was typed, or the variable of the flag table: absolute.
+    pub named: Option<PathBuf>,
+    /// The user's data directory, where there is one.
+    pub usual: Option<PathBuf>,
+}
+
+impl StateDirectory {
+    /// The directory of a command that only looks at a state that is there.
+    pub fn existing(&self) -> Result<PathBuf, Error> {
+        let request = HostRequest {
+            named: self.named.clone(),
+            usual: self.usual.clone(),
+            ..HostRequest::default()
+        };
+        existing_state(&request).ok_or_else(no_state_directory)
+    }
+}
+
+/// What the command line and the environment say of the state directory.
 pub fn state_directory(
     typed: Option<PathBuf>,
     environment: &Environment,
-) -> Result<PathBuf, Error> {
+) -> Result<StateDirectory, Error> {
     let variable = crate::flags::table::flag("state-dir").and_then(|flag| flag.environment);
     let named = typed.or_else(|| environment.get(variable?).map(PathBuf::from));
-    let path = match named {
-        Some(path) => path,
-        None => default_state_directory(environment)?,
+    let absolute = |path: PathBuf| {
+        std::path::absolute(&path)
+            .map_err(|error| usage(format!("state directory {}: {error}", path.display())))
     };
-    std::path::absolute(&path)
-        .map_err(|error| usage(format!("state directory {}: {error}", path.display())))
+    Ok(StateDirectory {
+        named: named.map(absolute).transpose()?,
+        usual: usual_state_directory(environment),
+    })
 }
 
-fn default_state_directory(environment: &Environment) -> Result<PathBuf, Error> {
+fn usual_state_directory(environment: &Environment) -> Option<PathBuf> {
     if environment.root {
-        return Ok(PathBuf::from("/var/lib/bareboat"));
+        return Some(PathBuf::from("/var/lib/bareboat"));
     }
     let data =
         environment.get("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let data = data.or_else(|| environment.home().map(|home| home.join(".local/share")));
-    data.map(|data| data.join("bareboat")).ok_or_else(|| {
-        usage("no state directory: neither HOME nor XDG_DATA_HOME is set".to_owned())
-            .hint("name one with --state-dir or BAREBOAT_STATE_DIR")
-    })
+    data.map(|data| data.join("bareboat"))
+}
+
+/// Nothing was named, and there is no place of the user's own.
+pub fn no_state_directory() -> Error {
+    usage("no state directory: neither HOME nor XDG_DATA_HOME is set".to_owned())
+        .hint("name one with --state-dir or BAREBOAT_STATE_DIR")
 }
 
 /// Docker's configuration file, whether or not it exists.
@@ -124,7 +154,8 @@ mod tests {
     #[test]
     fn the_state_directory_is_found_in_order() {
         let of = |typed: Option<&str>, variables: &[(&str, &str)]| {
-            state_directory(typed.map(Into::into), &with(variables))
+            let found = state_directory(typed.map(Into::into), &with(variables)).unwrap();
+            found.named.or(found.usual)
         };
         let all = [("BAREBOAT_STATE_DIR", "/v"), ("XDG_DATA_HOME", "/x"), ("HOME", "/h")];
         assert_eq!(of(Some("/t"), &all).unwrap(), Path::new("/t"));
@@ -135,10 +166,12 @@ mod tests {
             of(None, &[("XDG_DATA_HOME", "rel"), ("HOME", "/h")]).unwrap(),
             Path::new("/h/.local/share/bareboat")
         );
-        assert!(of(None, &[]).unwrap_err().hint_text().unwrap().contains("--state-dir"));
+        assert_eq!(of(None, &[]), None);
+        assert!(no_state_directory().hint_text().unwrap().contains("--state-dir"));
         assert!(of(Some("rel"), &[]).unwrap().is_absolute());
         let root = Environment { root: true, ..with(&all[1..]) };
-        assert_eq!(state_directory(None, &root).unwrap(), Path::new("/var/lib/bareboat"));
+        let found = state_directory(None, &root).unwrap();
+        assert_eq!((found.named, found.usual), (None, Some("/var/lib/bareboat".into())));
     }
 
     #[test]

@@ -1,0 +1,55 @@
+//! What is settled while this process has one thread: how the host executes RUN, where the state lies, and the user
+//! namespace that both need.
+
+use std::path::{Path, PathBuf};
+
+use bareboat_core::{
+    Error,
+    execute::sandbox::{self, Host, HostRequest},
+    request::{BuildRequest, ContextSource, NamedContext},
+};
+
+use crate::flags::{Build, Task, no_state_directory};
+
+/// Chooses for a build, and enters what a prune needs. What has no RUN gets a host that is never asked.
+pub fn prepare(task: &mut Task) -> Result<Host, Error> {
+    match task {
+        Task::Build(build) => choose(build),
+        Task::CachePrune { state_directory } => {
+            sandbox::enter_for_deletion()?;
+            Ok(Host::machine(state_directory.clone()))
+        }
+        Task::Check(_) | Task::Plan(_) | Task::CacheDu { .. } => Ok(Host::machine(PathBuf::new())),
+    }
+}
+
+fn choose(build: &mut Build) -> Result<Host, Error> {
+    let host = sandbox::choose(&HostRequest {
+        choice: build.request.sandbox,
+        named: build.state.named.clone(),
+        usual: build.state.usual.clone(),
+        contexts: directories(&build.request),
+    })?;
+    if host.state_directory.as_os_str().is_empty() {
+        return Err(no_state_directory());
+    }
+    build.request.state_directory.clone_from(&host.state_directory);
+    Ok(host)
+}
+
+/// The context directories, without links.
+fn directories(request: &BuildRequest) -> Vec<PathBuf> {
+    let main = match &request.context {
+        Some(ContextSource::Directory(path)) => Some(path),
+        _ => None,
+    };
+    let named = request.build_contexts.values().filter_map(|context| match context {
+        NamedContext::Directory(path) => Some(path),
+        _ => None,
+    });
+    main.into_iter().chain(named).map(|path| real(path)).collect()
+}
+
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
