@@ -18,6 +18,8 @@ use rustix::{
     io::{Errno, Result},
 };
 
+use super::private_root;
+
 /// How many bytes of directory entries one system call may return.
 const DIRECTORY_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -32,9 +34,14 @@ pub fn open_subdirectory(directory: impl AsFd, name: &OsStr) -> Result<OwnedFd> 
     fs::openat(directory, name, flags, Mode::empty())
 }
 
-/// The magic link of a descriptor: a path that leads to exactly the file that the descriptor holds.
+/// The magic link of a descriptor: a path that leads to exactly the file that the descriptor holds. In a private root it
+/// is relative to the working directory there.
 pub fn descriptor_path(fd: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+    let number = fd.as_raw_fd();
+    match private_root::is_entered() {
+        true => PathBuf::from(number.to_string()),
+        false => PathBuf::from(format!("/proc/self/fd/{number}")),
+    }
 }
 
 /// Opens the file behind an `O_PATH` descriptor anew with other flags. Needs /proc.

@@ -3,6 +3,7 @@
 
 pub mod credentials;
 pub mod fs;
+pub mod landlock;
 pub mod mount;
 pub mod namespace;
 pub mod network;
