@@ -17,7 +17,10 @@ use bareboat_core::{
     event::Reporter,
     execute::sandbox::Host,
     preview::{self, BaseConfigs, Preview},
-    registry::{Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Proxies},
+    registry::{
+        Anonymous, Client, ClientOptions, Diagnosis, DockerConfigKeychain, Helpers, Keychain,
+        Proxies, RegistryError, reference,
+    },
     request::BuildRequest,
     secret::Secret,
     store,
@@ -89,6 +92,61 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
 /// Looks for what is known to fail.
 pub async fn preflight(request: BuildRequest, services: Services) -> Result<(), Error> {
     build::preflight(request, core_services(services)?).await
+}
+
+/// How a registry answers, for people and programs.
+#[derive(serde::Serialize)]
+pub struct Answer {
+    pub reference: String,
+    /// Where the credentials come from, never what they are; `None`: there are none.
+    pub credentials: Option<String>,
+    pub digest: Option<Digest>,
+    pub error: Option<String>,
+    pub remedy: Option<String>,
+}
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: ", self.reference)?;
+        match (&self.error, &self.digest) {
+            (Some(error), _) => f.write_str(error)?,
+            (None, Some(digest)) => write!(f, "is {digest}")?,
+            (None, None) => f.write_str("the registry answers, and has no such image")?,
+        }
+        match &self.credentials {
+            Some(source) => write!(f, "; credentials from {source}")?,
+            None => f.write_str("; no credentials")?,
+        }
+        match &self.remedy {
+            Some(remedy) => write!(f, "\n       remedy: {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Asks registries for images.
+pub async fn diagnose(registry: Registry, references: &[String]) -> Result<Vec<Answer>, Error> {
+    let (options, keychain) = client(registry)?;
+    let usage = |error: RegistryError| error.into_error(Class::Usage);
+    let client = Client::new(options, keychain).map_err(usage)?;
+    let mut answers = Vec::new();
+    for name in references {
+        let parsed = reference::parse(name);
+        let parsed = parsed.map_err(|error| Error::from_cause(Class::Usage, error))?;
+        let Diagnosis { credentials, answer } = client.diagnose(&parsed).await.map_err(usage)?;
+        let (credentials, answer) = match (credentials, answer) {
+            (Ok(source), answer) => (source, answer),
+            (Err(error), _) => (None, Err(error)),
+        };
+        answers.push(Answer {
+            reference: name.clone(),
+            credentials,
+            remedy: answer.as_ref().err().and_then(RegistryError::hint),
+            digest: answer.as_ref().ok().copied().flatten(),
+            error: answer.err().map(|error| error.to_string()),
+        });
+    }
+    Ok(answers)
 }
 
 fn core_services(services: Services) -> Result<CoreServices, Error> {

@@ -19,6 +19,16 @@ pub fn prepare(task: &mut Task) -> Result<Host, Error> {
             sandbox::enter_for_deletion()?;
             Ok(Host::machine(state_directory.clone()))
         }
+        Task::Doctor(doctor) => {
+            let request = HostRequest {
+                named: doctor.state.named.clone(),
+                usual: doctor.state.usual.clone(),
+                ..HostRequest::default()
+            };
+            let directory = request.named.clone().or_else(|| request.usual.clone());
+            let machine = Host::machine(directory.unwrap_or_default());
+            Ok(Host { verdicts: sandbox::survey(&request), is_probed: true, ..machine })
+        }
         Task::Check(_) | Task::Plan(_) | Task::CacheDu { .. } => Ok(Host::machine(PathBuf::new())),
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod diagnostics;
+mod doctor;
 mod engine;
 mod flags;
 mod host;

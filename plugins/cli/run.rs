@@ -37,6 +37,10 @@ pub async fn task(
         Task::Preflight(build) => preflight(*build, host, display, environment).await,
         Task::Check(check) => self::check(*check, host, display, environment).await,
         Task::Plan(plan) => self::plan(*plan, host, display, environment).await,
+        Task::Doctor(doctor) => {
+            let registry = registry(doctor.registry, environment)?;
+            crate::doctor::doctor(&host, doctor.json, registry, &doctor.references).await
+        }
         Task::CacheDu { state_directory } => disk_usage(&state_directory).await,
         Task::CachePrune { state_directory } => prune(&state_directory).await,
     }

@@ -8,6 +8,7 @@ pub mod auth;
 mod blob;
 mod client;
 mod connect;
+mod diagnose;
 pub mod error;
 mod fetch;
 mod host;
@@ -32,6 +33,7 @@ pub use auth::{
 };
 pub use blob::BlobStream;
 pub use client::{Client, ClientStats};
+pub use diagnose::Diagnosis;
 pub use error::{ConnectFailure, Refusal, RefusalKind, RegistryError};
 pub use fetch::Resolved;
 pub use manifest::{Descriptor, FetchedManifest, ImageIndex, ImageManifest, Manifest};

@@ -9,6 +9,7 @@ pub enum Command {
     Plan,
     CacheDu,
     CachePrune,
+    Doctor,
 }
 
 /// What a flag's value is.
@@ -127,6 +128,12 @@ pub const COMMANDS: &[CommandRow] = &[
         about: "Delete blobs, unpacked trees and cache records",
         argument: None,
     },
+    CommandRow {
+        command: Command::Doctor,
+        words: &["doctor"],
+        about: "Show how RUN can be executed here, what is missing for the rest, and whether registries answer",
+        argument: None,
+    },
 ];
 
 /// Words between `bareboat` and a command that group several commands.
@@ -145,8 +152,17 @@ const PLAN: &[Command] = &[Command::Plan];
 const BUILD_AND_PLAN: &[Command] = &[Command::Build, Command::Plan];
 const CHECK_AND_PLAN: &[Command] = &[Command::Check, Command::Plan];
 const READS: &[Command] = &[Command::Build, Command::Check, Command::Plan];
-const EVERY: &[Command] =
-    &[Command::Build, Command::Check, Command::Plan, Command::CacheDu, Command::CachePrune];
+const REACHES_REGISTRIES: &[Command] =
+    &[Command::Build, Command::Check, Command::Plan, Command::Doctor];
+const DOCTOR: &[Command] = &[Command::Doctor];
+const EVERY: &[Command] = &[
+    Command::Build,
+    Command::Check,
+    Command::Plan,
+    Command::CacheDu,
+    Command::CachePrune,
+    Command::Doctor,
+];
 
 /// A row with nothing in it, for struct update.
 const ROW: Flag = Flag {
@@ -403,10 +419,27 @@ pub const FLAGS: &[Flag] = &[
         ..ROW
     },
     Flag {
+        name: "registry",
+        value: "REF",
+        repeatable: true,
+        commands: DOCTOR,
+        group: Group::Registry,
+        help: "Ask for this image, and say whether the registry answers and where credentials for it come from",
+        ..ROW
+    },
+    Flag {
+        name: "json",
+        kind: Kind::Switch,
+        commands: DOCTOR,
+        group: Group::Output,
+        help: "Print JSON",
+        ..ROW
+    },
+    Flag {
         name: "insecure-registry",
         value: "HOST[:PORT]",
         repeatable: true,
-        commands: READS,
+        commands: REACHES_REGISTRIES,
         group: Group::Registry,
         help: "A registry, or a network in CIDR form, that may speak plain http (localhost always may)",
         ..ROW
@@ -416,7 +449,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PATH",
         kind: Kind::Path,
         repeatable: true,
-        commands: READS,
+        commands: REACHES_REGISTRIES,
         group: Group::Registry,
         help: "Certificates (PEM) to trust besides the system's; SSL_CERT_FILE replaces those",
         ..ROW

@@ -72,6 +72,15 @@ pub struct Plan {
     pub base_configs: Vec<(String, PathBuf)>,
 }
 
+/// A look at this host.
+#[derive(Debug)]
+pub struct Doctor {
+    pub state: StateDirectory,
+    pub registry: RegistryOptions,
+    pub references: Vec<String>,
+    pub json: bool,
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Task {
@@ -86,6 +95,7 @@ pub enum Task {
     CachePrune {
         state_directory: PathBuf,
     },
+    Doctor(Box<Doctor>),
 }
 
 /// A command line, understood.
@@ -126,10 +136,18 @@ pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocat
         Command::Plan => Task::Plan(Box::new(plan(&mut raw, state, environment)?)),
         Command::CacheDu => Task::CacheDu { state_directory: state.existing()? },
         Command::CachePrune => Task::CachePrune { state_directory: state.existing()? },
+        Command::Doctor => Task::Doctor(Box::new(Doctor {
+            state,
+            registry: registry(&mut raw, environment)?,
+            references: raw.take_texts("registry")?,
+            json: raw.take_switch("json"),
+        })),
     };
     let progress = match (&task, progress) {
         // Neither has steps for a live list.
-        (Task::Check(_) | Task::Plan(_) | Task::Preflight(_), Progress::Tty) => Progress::Plain,
+        (Task::Check(_) | Task::Plan(_) | Task::Preflight(_) | Task::Doctor(_), Progress::Tty) => {
+            Progress::Plain
+        }
         (_, progress) => progress,
     };
     match raw.left() {
