@@ -25,11 +25,7 @@ use super::{
 /// `layer` was unpacked by [`Unpacker::plain`](super::Unpacker::plain) and finished with the same index; it is left with
 /// what merged. The lowest layer's directory needs no call: it is a tree. Layers may be unpacked side by side and laid over
 /// in order. An error leaves the tree spoilt.
-pub fn lay_over(
-    layer: BorrowedFd<'_>,
-    index: &LayerIndex,
-    tree: BorrowedFd<'_>,
-) -> io::Result<()> {
+pub fn lay_over(layer: BorrowedFd<'_>, index: &LayerIndex, tree: BorrowedFd<'_>) -> io::Result<()> {
     let (layer, tree) = (DirectoryStack::new(reopen(layer)?), DirectoryStack::new(reopen(tree)?));
     let mut laying = Laying { layer, tree, open: Vec::new() };
     let mut rows = index.rows();

@@ -1,13 +1,6 @@
 //! An overlay's upper directory as a changeset, by the rule of rules.md section 1.
 
-use std::{
-    collections::HashSet,
-    fs::File,
-    io,
-    os::fd::BorrowedFd,
-    sync::Arc,
-    vec,
-};
+use std::{collections::HashSet, fs::File, io, os::fd::BorrowedFd, sync::Arc, vec};
 
 use rustix::fs::{AtFlags, FileType, Stat, statat};
 
@@ -212,7 +205,8 @@ impl<'a> Walk<'a> {
             let gone = lower.children().filter(|path| !directory.present.contains(*path));
             self.judge.changes.extend(gone.cloned().map(Change::whiteout));
         }
-        if !directory.emitted && directory.change.map(|at| at + 1) == Some(self.judge.changes.len()) {
+        if !directory.emitted && directory.change.map(|at| at + 1) == Some(self.judge.changes.len())
+        {
             self.judge.changes.pop();
         }
         self.stack.pop().map_err(upper_error(&directory.path))
