@@ -10,7 +10,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, fstat, ftruncate, ioctl_ficlone, linkat,
-        mkdirat, mknodat, openat, readlinkat, seek, symlinkat,
+        mkdirat, mknodat, openat, readlinkat, renameat, seek, statat, symlinkat,
     },
     io::Errno,
 };
@@ -19,7 +19,9 @@ use crate::tree::{EntryPath, Metadata};
 
 use super::{
     handle::{DirectoryStack, open_file, xattr},
-    metadata::{CAPABILITY, Fresh, metadata_of, neutral_root, reopen, set_directory},
+    metadata::{
+        CAPABILITY, Fresh, metadata_of, neutral_root, reopen, set_directory, set_where_it_differs,
+    },
     walk::{Listed, Visited, Visitor, WalkError, walk},
 };
 
@@ -176,8 +178,45 @@ fn finish(
     set.map_err(|source| error(&root, source))
 }
 
+/// Makes a name that shares its inode with others a file of its own.
+pub(crate) fn separate(at: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let mut metadata = metadata_of(&stat);
+    let new = match kind {
+        FileType::RegularFile => {
+            metadata.capability = xattr(at, name, CAPABILITY)?;
+            let source = File::from(open_file(at, name)?);
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let mode = Mode::from_raw_mode(0o600);
+            let (new, file) = make_new(|new| openat(at, new, flags, mode))?;
+            copy_content(&source, &File::from(file))?;
+            new
+        }
+        FileType::Symlink => {
+            let target = readlinkat(at, name, Vec::new())?;
+            make_new(|new| symlinkat(&*target, at, new))?.0
+        }
+        _ => make_new(|new| mknodat(at, new, kind, Mode::from_raw_mode(0o600), stat.st_rdev))?.0,
+    };
+    set_where_it_differs(at, &new, &metadata)?;
+    Ok(renameat(at, &*new, at, name)?)
+}
+
+/// Makes something under a name that is not taken.
+fn make_new<T>(make: impl Fn(&[u8]) -> rustix::io::Result<T>) -> io::Result<(Vec<u8>, T)> {
+    for number in 0..u64::MAX {
+        let name = format!(".separate-{number}").into_bytes();
+        match make(&name) {
+            Err(Errno::EXIST) => {}
+            other => return Ok((name, other?)),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
 /// Copies a whole file into an empty one: shared blocks where the file system can, else in the kernel, holes left out.
-pub(crate) fn copy_content(from: &File, to: &File) -> io::Result<()> {
+fn copy_content(from: &File, to: &File) -> io::Result<()> {
     let size = from.metadata()?.len();
     if size == 0 || ioctl_ficlone(to, from).is_ok() {
         return Ok(());

@@ -43,7 +43,7 @@ fn finish_one(stack: &DirectoryStack, row: &Row, below: Option<Metadata>) -> io:
 }
 
 /// The rows of a layer, each with whether an opaque ancestor of the same layer hides what lower layers have there.
-pub(super) fn rows_with_hidden(index: &LayerIndex) -> impl Iterator<Item = (&Row, bool)> {
+pub(crate) fn rows_with_hidden(index: &LayerIndex) -> impl Iterator<Item = (&Row, bool)> {
     let mut opaque: Option<&EntryPath> = None;
     index.rows().iter().map(move |row| {
         opaque = opaque.filter(|ancestor| row.path.is_within(ancestor));

@@ -26,8 +26,8 @@ pub(crate) use unpack::make_whiteout;
 pub use view::{changeset_index, lowest_visible_layer};
 pub use walk::WalkError;
 
-pub(crate) use copy::copy_content;
-pub(crate) use directories::finish_directories;
+pub(crate) use copy::separate;
+pub(crate) use directories::{finish_directories, rows_with_hidden};
 pub(crate) use view::{LayerName, capped, layer_name};
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::FileTypeExt, fs::MetadataExt},
     },
     path::{Path, PathBuf},
@@ -75,7 +75,17 @@ pub enum Step {
 
 /// Does the same to a directory and to an index, as the reader of layers does.
 pub fn replay(directory: &Path, steps: &[Step]) -> LayerIndex {
-    let mut unpacker = Unpacker::new(open(directory)).unwrap();
+    replay_by(Unpacker::new(open(directory)).unwrap(), steps)
+}
+
+/// The same for a plain tree, which is empty for the first layer.
+pub fn replay_plain(tree: &Path, staging: &Path, steps: &[Step]) -> LayerIndex {
+    let index = replay_by(Unpacker::plain(open(staging)).unwrap(), steps);
+    super::lay_over(open(staging).as_fd(), &index, open(tree).as_fd()).unwrap();
+    index
+}
+
+fn replay_by(mut unpacker: Unpacker, steps: &[Step]) -> LayerIndex {
     let mut builder = IndexBuilder::default();
     for (group, step) in (1..).zip(steps) {
         match step {
@@ -107,6 +117,10 @@ pub fn replay(directory: &Path, steps: &[Step]) -> LayerIndex {
 
 /// Unpacks a layer whose steps are said as for [`row`], or are `h name target` or `o directory`.
 pub fn layer(directory: &Path, texts: &[&str]) -> LayerIndex {
+    replay(directory, &steps(texts))
+}
+
+pub fn steps(texts: &[&str]) -> Vec<Step> {
     let step = |text: &&str| match text.split(' ').collect::<Vec<_>>()[..] {
         ["h", name, target] => Step::Link(path(name), path(target)),
         ["o", name] => Step::Opaque(path(name)),
@@ -115,7 +129,7 @@ pub fn layer(directory: &Path, texts: &[&str]) -> LayerIndex {
             Step::Entry(row, body)
         }
     };
-    replay(directory, &texts.iter().map(step).collect::<Vec<_>>())
+    texts.iter().map(step).collect()
 }
 
 /// What a name is: kind, metadata, and the first name of its inode among several.

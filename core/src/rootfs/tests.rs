@@ -1,19 +1,21 @@
-use std::{fs, io, os::fd::AsFd, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, io, os::fd::AsFd, path::Path, sync::Arc};
 
 use proptest::prelude::*;
 
 use super::{
     testing::{
-        Overlay, Step, expected, make, open, path, replay, row, shell, unpack, walk, without_marks,
+        Overlay, Step, expected, make, open, path, replay, replay_plain, row, shell, steps, unpack,
+        walk, without_marks,
     },
     *,
 };
 use crate::{
     digest::Digest,
     layer::LayerSink,
+    snapshot::testing::tree_of,
     tree::{
-        Change, Changeset, Content, EntryPath, IndexBuilder, Kind, Metadata, Row, Snapshot,
-        SnapshotLayer, Timestamp,
+        Change, Changeset, Content, EntryPath, IndexBuilder, Kind, LayerIndex, Metadata, Row,
+        Snapshot, SnapshotLayer, Timestamp,
     },
 };
 
@@ -95,6 +97,118 @@ proptest! {
         let overlay = Overlay::mount(scratch.path(), "overlay", &lowers);
         prop_assert_eq!(walk(&into), without_marks(walk(&overlay.merged)));
     }
+}
+
+/// A plain tree has what the snapshot of its layers has, each name with an inode of its own.
+fn assert_plain(tree: &Path, layers: &[LayerIndex]) {
+    let layers = layers.iter().map(|index| {
+        let diff_id = Digest::of(b"x");
+        SnapshotLayer { diff_id, index: Arc::new(index.clone()) }
+    });
+    let snapshot = Snapshot::new(layers.collect());
+    let found = walk(tree);
+    for (name, seen) in &found {
+        assert_eq!(*name, seen.first_name, "a hard link");
+    }
+    let found: BTreeMap<_, _> =
+        found.into_iter().map(|(name, seen)| (name, (seen.kind, seen.metadata))).collect();
+    assert_eq!(found, tree_of(&snapshot));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn a_plain_tree_equals_the_snapshot_of_its_layers(
+        layers in prop::collection::vec(prop::collection::vec(any_step(), 1..10), 1..5)
+    ) {
+        let scratch = tempfile::tempdir().unwrap();
+        let tree = make(scratch.path(), "tree");
+        let mut indexes = Vec::new();
+        for (at, steps) in layers.iter().enumerate() {
+            let staging = make(scratch.path(), &at.to_string());
+            indexes.push(replay_plain(&tree, &staging, steps));
+            assert_plain(&tree, &indexes);
+        }
+        let copy = make(scratch.path(), "copy");
+        copy_tree(open(&tree).as_fd(), open(&copy), 2).unwrap();
+        assert_plain(&copy, &indexes);
+    }
+}
+
+#[test]
+fn a_link_that_changes_its_inode_changes_all_of_its_names() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (plain, name) in [(false, "overlay"), (true, "plain")] {
+        let directory = make(scratch.path(), name);
+        let new = if plain { Unpacker::plain } else { Unpacker::new };
+        let mut unpacker = new(open(&directory)).unwrap();
+        let mut builder = IndexBuilder::default();
+        let first = row("f a body");
+        unpacker.entry(&first.0, &mut &first.1[..]).unwrap();
+        let mut changed = metadata(0o4711, 3, 77);
+        changed.capability = Some(CAPABILITY.into());
+        let linked =
+            |path| Row { path, metadata: changed.clone(), link_group: 1, ..first.0.clone() };
+        unpacker.hard_link(&linked(path("d/b")), &path("a")).unwrap();
+        builder.insert(linked(path("a")));
+        builder.insert(linked(path("d/b")));
+        unpacker.finish(&builder.build(), &|_| None).unwrap();
+        let tree = walk(&directory);
+        for name in ["a", "d/b"] {
+            assert_eq!(tree[&path(name)].metadata, changed, "{name}");
+            assert_eq!(read(&directory, name), "body");
+        }
+        assert_eq!(tree[&path("d/b")].first_name, path(if plain { "d/b" } else { "a" }));
+    }
+}
+
+#[test]
+fn a_changeset_is_laid_over_a_plain_tree() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (tree, staging) = (make(scratch.path(), "tree"), make(scratch.path(), "staging"));
+    let base = replay_plain(
+        &tree,
+        &make(scratch.path(), "base"),
+        &steps(&["f hidden x", "f b/gone x", "f a/old/x x", "l c /etc", "f keep x"]),
+    );
+    let linked = |text| Change { link_group: 4, ..change(text) };
+    let changeset = Changeset::new(vec![
+        change("d a"),
+        linked("f a/one same"),
+        linked("f b/two same"),
+        change("f a/old now-a-file"),
+        change("d b"),
+        change("d c"),
+        change("f .wh.hidden x"),
+        change("f b/.wh..wh..opq x"),
+    ]);
+    apply_changeset_plain(open(&staging), open(&tree).as_fd(), &changeset, Some(1500)).unwrap();
+    assert_plain(&tree, &[base, changeset_index(&changeset, Some(1500))]);
+    assert_eq!(read(&tree, "b/two"), "same");
+    assert_eq!(read(&tree, "a/old"), "now-a-file");
+}
+
+#[test]
+fn a_copied_tree_is_independent_and_the_same() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (tree, copy) = (make(scratch.path(), "tree"), make(scratch.path(), "copy"));
+    shell(
+        &tree,
+        "mkdir -p d/e; echo x > d/f; ln d/f d/e/g; ln -s /nowhere d/l; mkfifo d/p; mknod d/n c 1 3;
+         truncate -s 1G d/holes; printf end >> d/holes; chown -h 5:6 d/f d/l d/e; chmod 4711 d/f;
+         echo y > cap; setcap cap_net_raw+ep cap; chmod 2770 d; touch -h -d @5.000000007 d/l d/f d;
+         for i in $(seq 300); do mkdir many$i; echo $i > many$i/f; done",
+    );
+    copy_tree(open(&tree).as_fd(), open(&copy), 4).unwrap();
+    assert_eq!(walk(&copy), walk(&tree));
+    assert_eq!(read(&copy, "d/e/g"), "x\n");
+    shell(
+        &copy,
+        "test $(stat -c %b d/holes) -lt 100; tail -c 3 d/holes | grep end; echo z > d/f;
+         for i in $(seq 300); do test $(cat many$i/f) = $i; done",
+    );
+    assert_eq!(read(&tree, "d/f"), "x\n");
 }
 
 #[test]

@@ -63,11 +63,6 @@ pub struct WalkError {
     pub source: io::Error,
 }
 
-/// Threads for a walk on this machine.
-pub(crate) fn threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
-}
-
 /// Walks a tree that nothing writes to with at most `threads` threads, each with a visitor of its own. No link is followed
 /// and no mount point entered (it is an error). Memory grows with the largest directory, not with the tree.
 pub(crate) fn walk<V: Visitor>(
@@ -82,7 +77,8 @@ pub(crate) fn walk<V: Visitor>(
         wake: Condvar::new(),
         hungry: AtomicUsize::new(0),
     };
-    let mut visitors: Vec<V> = (1..threads.max(1)).map(|_| visitor()).collect();
+    let threads = threads.clamp(1, THREADS_MAX);
+    let mut visitors: Vec<V> = (1..threads).map(|_| visitor()).collect();
     let mut own = visitor();
     thread::scope(|scope| {
         for visitor in &mut visitors {

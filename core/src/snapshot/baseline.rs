@@ -76,6 +76,8 @@ pub(super) struct Record<'a> {
     pub stamp: Stamp,
     /// Of a directory.
     pub number: u32,
+    /// Where it stands in its block.
+    at: u64,
 }
 
 impl Baseline {
@@ -143,7 +145,8 @@ impl Baseline {
         let mut fields = Fields(buffer);
         let mut records: Vec<Record<'b>> = Vec::new();
         while !fields.0.is_empty() {
-            let record = fields.record()?;
+            let at = (length - fields.0.len()) as u64;
+            let record = Record { at, ..fields.record()? };
             if records.last().is_some_and(|last| last.name >= record.name) {
                 return Err(BaselineError::Damaged);
             }
@@ -152,6 +155,21 @@ impl Baseline {
         // What was removed when the tree was settled.
         records.retain(|record| record.stamp.mode != 0);
         Ok(records)
+    }
+
+    /// Walks the tree again, into the same file.
+    pub(super) fn retake(
+        self,
+        root: BorrowedFd<'_>,
+        threads: usize,
+    ) -> Result<Self, BaselineError> {
+        self.file.set_len(0)?;
+        Baseline::take(root, self.file, threads)
+    }
+
+    /// The offsets of records. Paths in order are found quickly.
+    pub(super) fn locator(&self) -> Locator<'_> {
+        Locator { baseline: self, chain: Vec::new() }
     }
 
     /// The stamp at a path.
@@ -210,6 +228,51 @@ impl Baseline {
     }
 }
 
+/// Finds records by path.
+pub(super) struct Locator<'a> {
+    baseline: &'a Baseline,
+    /// The directories that lead to the last path, from the root on.
+    chain: Vec<(EntryPath, Vec<Located>)>,
+}
+
+struct Located {
+    name: Box<[u8]>,
+    offset: u64,
+    number: u32,
+}
+
+impl Locator<'_> {
+    pub fn offset(&mut self, path: &EntryPath) -> Result<Option<u64>, BaselineError> {
+        self.chain.retain(|(directory, _)| path.is_within(directory));
+        let (mut at, mut number, mut offset) = (EntryPath::root(), ROOT, None);
+        for (depth, name) in path.components().enumerate() {
+            if self.chain.len() == depth {
+                let records = self.records(number)?;
+                self.chain.push((at.clone(), records));
+            }
+            let records = &self.chain[depth].1;
+            let Ok(found) = records.binary_search_by(|located| (*located.name).cmp(name)) else {
+                return Ok(None);
+            };
+            (number, offset) = (records[found].number, Some(records[found].offset));
+            at = at.child(name);
+        }
+        Ok(offset)
+    }
+
+    fn records(&self, number: u32) -> Result<Vec<Located>, BaselineError> {
+        let mut buffer = Vec::new();
+        let base = self.baseline.table.get(number as usize).map_or(0, |place| place.0);
+        let records = self.baseline.block(number, &mut buffer)?;
+        let locate = |record: &Record<'_>| Located {
+            name: record.name.into(),
+            offset: base + record.at,
+            number: record.number,
+        };
+        Ok(records.iter().map(locate).collect())
+    }
+}
+
 pub(super) fn stamp_of_root(root: BorrowedFd<'_>) -> Result<Stamp, BaselineError> {
     Ok(Stamp::of(&fstat(root).map_err(io::Error::from)?))
 }
@@ -240,7 +303,7 @@ impl<'a> Fields<'a> {
             number = u32::try_from(stamp.size).map_err(|_| BaselineError::Damaged)?;
             stamp.size = 0;
         }
-        Ok(Record { name, stamp, number })
+        Ok(Record { name, stamp, number, at: 0 })
     }
 }
 

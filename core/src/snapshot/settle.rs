@@ -90,7 +90,7 @@ fn is_whiteout(mode: u32, device: u64) -> bool {
 }
 
 /// Whether no layer holds this attribute. A label that the kernel gives is none of ours.
-fn is_foreign(key: &[u8]) -> bool {
+pub(super) fn is_foreign(key: &[u8]) -> bool {
     key != CAPABILITY.as_bytes() && key != b"security.selinux"
 }
 

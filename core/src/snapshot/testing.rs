@@ -1,7 +1,7 @@
 //! Stages of layers on disk with steps that really run, and what must hold after each.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ffi::OsStr,
     fs,
     io::Read,
@@ -15,7 +15,10 @@ use crate::{
     digest::Digest,
     rootfs::{
         apply_changeset, changeset_index,
-        testing::{Overlay, Tree, expected, layer, make, open, walk, without_marks},
+        testing::{
+            Overlay, Tree, expected, layer, make, open, replay_plain, shell, steps, walk,
+            without_marks,
+        },
     },
     tree::{Changeset, EntryPath, Kind, LayerIndex, Metadata, Snapshot, SnapshotLayer, Timestamp},
 };
@@ -86,6 +89,113 @@ impl Stage {
     pub fn diff(&self, upper: &Path, options: &DiffOptions<'_>) -> Result<Changeset, DiffError> {
         overlay_diff(open(upper).as_fd(), &self.snapshot, &self.content(), options)
     }
+}
+
+/// A time that the base's files are older than; what the clock stamps counts as this one.
+pub const CAP: i64 = 1_000_000_500;
+
+/// The same stage on an overlay and as a plain tree.
+pub struct Both {
+    pub stage: Stage,
+    pub tree: PathBuf,
+    pub baseline: Option<Baseline>,
+    next: usize,
+}
+
+impl Both {
+    /// The plain tree in `directory`, else beside the layers.
+    pub fn new(layers: &[&[&str]], directory: Option<&Path>) -> Self {
+        let stage = Stage::new(layers);
+        let place = directory.unwrap_or(stage.scratch.path());
+        let tree = make(place, "tree");
+        for (at, texts) in layers.iter().enumerate() {
+            let staging = make(place, &format!("staging{at}"));
+            replay_plain(&tree, &staging, &steps(texts));
+        }
+        let mut both = Both { stage, tree, baseline: None, next: 0 };
+        both.take();
+        both
+    }
+
+    /// Takes the baseline by a walk.
+    pub fn take(&mut self) {
+        let file = tempfile::tempfile().unwrap();
+        self.baseline = Some(Baseline::take(open(&self.tree).as_fd(), file, 2).unwrap());
+    }
+
+    pub fn plain_step(&self, script: &str, options: DiffOptions<'_>) -> PlainChanges {
+        let baseline = self.baseline.as_ref().unwrap();
+        let began = wait_for_clock(baseline.newest_change());
+        shell(&self.tree, script);
+        let (root, renamed) = (open(&self.tree), HashMap::new());
+        let step = AfterStep {
+            root: root.as_fd(),
+            parent: &self.stage.snapshot,
+            baseline,
+            renamed: &renamed,
+            began,
+            options,
+            threads: 2,
+        };
+        plain_diff(&step, &self.stage.content(), tempfile::tempfile().unwrap()).unwrap()
+    }
+
+    pub fn settle_plain(&mut self, changes: PlainChanges, cap: Option<i64>) {
+        let root = open(&self.tree);
+        let settled = settle_plain(root.as_fd(), &self.stage.snapshot, changes, cap, 2).unwrap();
+        self.baseline = Some(settled);
+    }
+
+    /// Runs a step on both, checks that its layers and then the trees are the same, and gives the names of the layer.
+    pub fn step(&mut self, script: &str) -> Vec<String> {
+        self.next += 1;
+        let options = DiffOptions { mtime_seconds_max: Some(CAP), ..DiffOptions::default() };
+        let overlay = self.stage.run(&format!("both-{}", self.next), script);
+        let wanted = self.stage.diff(&overlay.upper, &options).unwrap();
+        let upper = overlay.upper.clone();
+        drop(overlay);
+        let changes = self.plain_step(script, options);
+        let got = changes.changeset.clone();
+        assert_same(&told(&got), &told(&wanted), script);
+        settle(open(&upper).as_fd(), &self.stage.snapshot, &wanted, Some(CAP)).unwrap();
+        self.settle_plain(changes, Some(CAP));
+        self.stage.push(upper, changeset_index(&wanted, Some(CAP)));
+        self.check_tree(script);
+        names(&got)
+    }
+
+    /// Whether the tree equals the snapshot and the baseline the tree.
+    pub fn check_tree(&self, script: &str) {
+        let tree = walk(&self.tree);
+        assert!(tree.iter().all(|(path, seen)| *path == seen.first_name), "hard links: {script}");
+        assert_eq!(without_names(tree), tree_of(&self.stage.snapshot), "the next tree: {script}");
+        let differences = verify(open(&self.tree).as_fd(), self.baseline.as_ref().unwrap(), 2);
+        assert_eq!(differences.unwrap(), [], "the next baseline: {script}");
+    }
+}
+
+type Told = (EntryPath, Kind, Metadata, u32, Vec<u8>);
+
+/// Equality that shows only what differs.
+fn assert_same(plain: &[Told], overlay: &[Told], script: &str) {
+    let only = |left: &[Told], right: &[Told]| -> Vec<Told> {
+        left.iter().filter(|told| !right.contains(told)).cloned().collect()
+    };
+    let (plain, overlay) = (only(plain, overlay), only(overlay, plain));
+    assert!(plain.is_empty() && overlay.is_empty(), "{script}\n{plain:?}\n{overlay:?}");
+}
+
+/// All that a changeset says, with contents.
+fn told(changeset: &Changeset) -> Vec<Told> {
+    let tell = |change: &crate::tree::Change| {
+        let mut bytes = Vec::new();
+        if let Some(content) = &change.content {
+            content.open().unwrap().read_to_end(&mut bytes).unwrap();
+        }
+        let (kind, metadata) = (change.kind.clone(), change.metadata.clone());
+        (change.path.clone(), kind, metadata, change.link_group, bytes)
+    };
+    changeset.changes().iter().map(tell).collect()
 }
 
 /// Names as golden.json has them.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     lower::{LowerDirectory, LowerEntry},
-    testing::{BASE, Stage, names, step, tree_of, without_names},
+    testing::{BASE, Both, Stage, names, step, tree_of, without_names},
     *,
 };
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
 fn check(script: &str, wanted: &[&str]) {
     let got = step(&mut Stage::new(&BASE), "run", script);
     assert_eq!(got, wanted, "{script}");
+    Both::new(&BASE, None).step(script);
 }
 
 #[test]
@@ -340,7 +341,7 @@ fn depth_costs_neither_stack_nor_handles() {
     assert_eq!(run(&mut stage, "other", &format!("rm -r d; {}", deep("e"))), 601);
 }
 
-fn any_command() -> impl Strategy<Value = String> {
+pub fn any_command() -> impl Strategy<Value = String> {
     let name = || {
         prop::sample::select(vec![
             "opt",
