@@ -16,6 +16,7 @@ mod spec;
 mod staging;
 mod step;
 mod stubs;
+pub mod swap;
 mod system;
 mod wire;
 
