@@ -21,6 +21,7 @@ mod spec;
 mod staging;
 mod step;
 mod stubs;
+pub mod swap;
 mod system;
 mod verdict;
 mod wire;

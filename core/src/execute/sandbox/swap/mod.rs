@@ -1,0 +1,3 @@
+//! The `swap` rung: RUN at the container's own root, where nothing can be mounted.
+
+pub mod exchange;
