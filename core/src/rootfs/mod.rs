@@ -20,6 +20,7 @@ pub(crate) use unpack::make_whiteout;
 pub use view::{changeset_index, lowest_visible_layer};
 
 pub(crate) use directories::finish_directories;
+pub(crate) use metadata::UnmappedOwner;
 pub(crate) use view::{LayerName, capped, layer_name};
 
 #[cfg(test)]

@@ -38,6 +38,13 @@ pub struct IdRange {
     pub count: u32,
 }
 
+impl IdRange {
+    /// Whether the namespace has this id by this range.
+    pub(super) fn holds(&self, id: u32) -> bool {
+        id.checked_sub(self.inside).is_some_and(|offset| offset < self.count)
+    }
+}
+
 /// Who writes a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapWriter {
