@@ -28,6 +28,7 @@ pub use walk::WalkError;
 
 pub(crate) use copy::separate;
 pub(crate) use directories::{finish_directories, rows_with_hidden};
+pub(crate) use metadata::UnmappedOwner;
 pub(crate) use view::{LayerName, capped, layer_name};
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::{
     layer::{LayerError, LayerSink, ReadLayer, limits::ReadLimits, read_layer},
     registry::{Client, PinnedReference},
     resolve::{LayerRef, Origin},
-    rootfs::Unpacker,
+    rootfs::{UnmappedOwner, Unpacker},
     store::{Store, VerifyingReader},
     tree::{EntryPath, LayerIndex, Snapshot, SnapshotLayer},
 };
@@ -375,7 +375,7 @@ fn class_of(error: &LayerError) -> Class {
     };
     while let Some(cause) = next {
         let call = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        if call.is_some() {
+        if call.is_some() || cause.downcast_ref::<UnmappedOwner>().is_some() {
             return Class::Host;
         }
         next = cause.source();
