@@ -75,7 +75,7 @@ pub async fn build(request: BuildRequest, services: Services) -> Result<BuildRes
         built.push(Built { solved: solved?, solver });
     }
     let images = built.iter().map(|built| built.solved.image.clone()).collect();
-    let artifact = Artifact::new(images, &session.request.annotations)
+    let artifact = Artifact::new(images, &session.request.image)
         .map_err(|error| Error::new(Class::Bug, format!("the index cannot be written: {error}")))?;
     let writing = output::write(&session.names, &built, &artifact);
     let written = session.until_canceled(writing).await?;
@@ -167,9 +167,10 @@ impl Session {
             source_date_epoch: graph.source_date_epoch,
             ..BuildRequest::clone(&self.request)
         });
-        // Images of an index are pushed by digest, when all of them are there.
-        let pushes = if several { Vec::new() } else { output::pushes(&request, &self.names)? };
-        let uploads = Uploads::new(&self.client, &pushes, &graph, reporter, &self.next_vertex)?;
+        let label = if several { format!("{platform} ") } else { String::new() };
+        let pushes = output::pushes(&request)?;
+        let next = &self.next_vertex;
+        let uploads = Uploads::new(&self.client, &pushes, &graph, reporter, next, &label)?;
         let target = graph.target;
         let parts = Parts {
             graph,
@@ -184,15 +185,15 @@ impl Session {
             services: self.services.clone(),
             next_vertex: self.next_vertex.clone(),
             uploads,
-            label: if several { format!("{platform} ") } else { String::new() },
+            label,
         };
         Ok((Solver::new(parts), target))
     }
 
     fn result(&self, built: &[Built], artifact: Artifact, pushed_bytes: u64) -> BuildResult {
         BuildResult {
+            names: output::told(&self.request, &self.names, artifact.digest()),
             artifact,
-            names: self.names.iter().map(ToString::to_string).collect(),
             steps: built.iter().flat_map(|built| built.solver.reports()).collect(),
             sandbox: built.iter().find_map(|built| built.solver.sandbox()),
             pulled_bytes: built.iter().map(|built| built.solver.pulled_bytes()).sum(),

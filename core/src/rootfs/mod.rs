@@ -5,6 +5,7 @@
 
 mod apply;
 mod directories;
+mod export;
 pub(crate) mod handle;
 mod merge;
 pub(crate) mod metadata;
@@ -13,6 +14,7 @@ mod unpack;
 mod view;
 
 pub use apply::apply_changeset;
+pub use export::{ExportOptions, Exporter, LeftOut};
 pub use merge::merge;
 pub use remove::{discard, remove_tree};
 pub use unpack::Unpacker;
