@@ -159,7 +159,7 @@ impl Session {
             built.push(Built { solved: solved?, solver });
         }
         let images = built.iter().map(|built| built.solved.image.clone()).collect();
-        let artifact = Artifact::new(images, &self.request.annotations).map_err(|error| {
+        let artifact = Artifact::new(images, &self.request.image).map_err(|error| {
             Error::new(Class::Bug, format!("the index cannot be written: {error}"))
         })?;
         let writing = output::write(&self.names, &built, &artifact);
@@ -198,8 +198,7 @@ impl Session {
             return Vec::new();
         }
         let own = join_all(work.iter().map(|(solver, work)| solver.faults(work)));
-        let (own, pushes) =
-            tokio::join!(own, output::push_faults(&self.client, &self.names, &self.request));
+        let (own, pushes) = tokio::join!(own, output::push_faults(&self.client, &self.request));
         own.into_iter().flatten().chain(pushes).collect()
     }
 
@@ -233,9 +232,10 @@ impl Session {
             source_date_epoch: graph.source_date_epoch,
             ..BuildRequest::clone(&self.request)
         });
-        // Images of an index are pushed by digest, when all of them are there.
-        let pushes = if several { Vec::new() } else { output::pushes(&request, &self.names)? };
-        let uploads = Uploads::new(&self.client, &pushes, &graph, reporter, &self.next_vertex)?;
+        let label = if several { format!("{platform} ") } else { String::new() };
+        let pushes = output::pushes(&request)?;
+        let next = &self.next_vertex;
+        let uploads = Uploads::new(&self.client, &pushes, &graph, reporter, next, &label)?;
         let target = graph.target;
         let parts = Parts {
             graph,
@@ -250,15 +250,15 @@ impl Session {
             services: self.services.clone(),
             next_vertex: self.next_vertex.clone(),
             uploads,
-            label: if several { format!("{platform} ") } else { String::new() },
+            label,
         };
         Ok((Solver::new(parts), target))
     }
 
     fn result(&self, built: &[Built], artifact: Artifact, pushed_bytes: u64) -> BuildResult {
         BuildResult {
+            names: output::told(&self.request, &self.names, artifact.digest()),
             artifact,
-            names: self.names.iter().map(ToString::to_string).collect(),
             steps: built.iter().flat_map(|built| built.solver.reports()).collect(),
             sandbox: built.iter().find_map(|built| built.solver.sandbox()),
             pulled_bytes: built.iter().map(|built| built.solver.pulled_bytes()).sum(),

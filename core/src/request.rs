@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{fetch::GitReference, image::platform::Platform, secret::Secret};
+use crate::{
+    fetch::GitReference,
+    image::{annotations::Annotations, platform::Platform},
+    secret::Secret,
+};
 
 /// Where the build context comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,15 +65,55 @@ impl Default for Compression {
     }
 }
 
-/// Where the result goes.
+/// Where the result goes. `-` as a tar's path is standard output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// `type=oci,dest=…,tar=false`: an OCI layout directory.
     OciDirectory(PathBuf),
-    /// `type=oci,dest=…`: an OCI layout in a tar; `-` is standard output.
+    /// `type=oci,dest=…`: an OCI layout in a tar.
     OciTar(PathBuf),
-    /// `type=image,push=true,name=…`, `type=registry` or `--push`. Empty: the request's tags.
-    Registry { names: Vec<String> },
+    /// `type=docker,dest=…,tar=false`: an OCI layout directory that is what `docker save` writes, too.
+    DockerDirectory(PathBuf),
+    /// `type=docker,dest=…`: the same in a tar, for `docker load`.
+    DockerTar(PathBuf),
+    /// `type=tar,dest=…`: the root file system in a tar.
+    FilesTar { path: PathBuf, split: PlatformSplit },
+    /// `type=local,dest=…`: the root file system, merged into a directory.
+    FilesDirectory {
+        path: PathBuf,
+        split: PlatformSplit,
+        /// `mode=delete`: what the directory has and the image has not is deleted.
+        delete: bool,
+    },
+    /// `type=image,push=true,name=…`, `type=registry` or `--push`.
+    Registry {
+        /// Empty: the request's tags.
+        names: Vec<String>,
+        /// `push-by-digest`: under the digest and no tag; names hold none then.
+        by_digest: bool,
+        /// `name-canonical`: the result's names are told with their digest, too.
+        canonical: bool,
+    },
+}
+
+/// `platform-split`: whether each platform's files get a folder of their own, `linux_arm64` or the like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PlatformSplit {
+    /// Where the build is for several.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// How an image's documents and layers are written. One build makes one image, whatever the number of its outputs.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ImageOptions {
+    /// Inherited layers of another compression are compressed anew.
+    pub force_compression: bool,
+    /// Docker's media types instead of OCI's.
+    pub docker_media_types: bool,
+    pub annotations: Annotations,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -94,7 +138,7 @@ pub struct BuildRequest {
     /// In order, later wins.
     pub build_args: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
-    pub annotations: BTreeMap<String, String>,
+    pub image: ImageOptions,
     pub tags: Vec<String>,
     /// Empty: the host's.
     pub platforms: Vec<Platform>,

@@ -1,4 +1,5 @@
-//! The OCI image layout: as an output (a directory or a tar), and as a source of named contexts (image-layout.md).
+//! The OCI image layout as an output, a directory or a tar (image-layout.md); with `manifest.json` it is Docker's archive,
+//! too.
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +13,17 @@ use serde_json::{Value, json};
 use crate::{digest::Digest, store::Store};
 
 use super::{Artifact, manifest};
+
+/// What goes into a layout.
+#[derive(Clone, Copy)]
+pub struct LayoutContent<'a> {
+    pub store: &'a Store,
+    pub artifact: &'a Artifact,
+    /// Full names with their tags.
+    pub names: &'a [(String, String)],
+    /// With `manifest.json`, as `docker save` writes it.
+    pub docker: bool,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
@@ -28,8 +40,8 @@ fn index_document(artifact: &Artifact, names: &[(String, String)]) -> Vec<u8> {
     let descriptor = artifact.descriptor();
     let named = |(name, tag): &(String, String)| {
         let mut named = descriptor.clone();
-        named["annotations"] =
-            json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag});
+        named["annotations"]["io.containerd.image.name"] = name.as_str().into();
+        named["annotations"]["org.opencontainers.image.ref.name"] = tag.as_str().into();
         named
     };
     let manifests: Vec<Value> =
@@ -46,7 +58,7 @@ fn documents(artifact: &Artifact) -> BTreeMap<Digest, &[u8]> {
         documents.insert(image.digest, &image.manifest);
         documents.insert(image.config_digest, &image.config);
     }
-    documents.extend(artifact.index().map(|(bytes, digest)| (digest, bytes)));
+    documents.extend(artifact.index().map(|index| (index.digest, index.bytes.as_slice())));
     documents
 }
 
@@ -56,16 +68,39 @@ fn layers(artifact: &Artifact) -> BTreeMap<Digest, u64> {
     layers.map(|layer| (layer.digest, layer.size)).collect()
 }
 
+/// The bytes of Docker's `manifest.json` (moby's image/tarexport): the layout's blobs by their paths.
+fn docker_document(artifact: &Artifact, names: &[(String, String)]) -> Vec<u8> {
+    let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
+    let tags: Vec<&str> = names.iter().map(|(name, _)| familiar(name)).collect();
+    let entry = |image: &super::Image| {
+        let layers: Vec<String> = image.layers.iter().map(|layer| blob(&layer.digest)).collect();
+        json!({"Config": blob(&image.config_digest), "RepoTags": tags, "Layers": layers})
+    };
+    Value::Array(artifact.images.iter().map(entry).collect()).to_string().into_bytes()
+}
+
+/// A name without what Docker leaves out.
+fn familiar(name: &str) -> &str {
+    let short = name.strip_prefix("docker.io/").unwrap_or(name);
+    short.strip_prefix("library/").filter(|_| short.len() < name.len()).unwrap_or(short)
+}
+
+/// The files beside the blobs.
+fn top_files(content: &LayoutContent<'_>) -> Vec<(&'static str, Vec<u8>)> {
+    let LayoutContent { artifact, names, .. } = content;
+    let mut files = vec![("index.json", index_document(artifact, names))];
+    if content.docker {
+        files.push(("manifest.json", docker_document(artifact, names)));
+    }
+    files.push(("oci-layout", MARKER.to_vec()));
+    files
+}
+
 const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// Writes an artifact as a layout directory. `names` are full names with their tags. An existing layout is replaced as a
-/// whole once the new one is complete; anything else that is no empty directory is left alone.
-pub fn write_directory(
-    store: &Store,
-    artifact: &Artifact,
-    names: &[(String, String)],
-    target: &Path,
-) -> Result<(), LayoutError> {
+/// Writes a layout directory. An existing layout is replaced as a whole once the new one is complete; anything else that
+/// is no empty directory is left alone.
+pub fn write_directory(content: &LayoutContent<'_>, target: &Path) -> Result<(), LayoutError> {
     let failed = |source| LayoutError::Write { path: target.to_owned(), source };
     check_target(target)?;
     let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -73,14 +108,15 @@ pub fn write_directory(
     let fresh = tempfile::Builder::new().prefix(".bareboat-").tempdir_in(parent).map_err(failed)?;
     let blobs = fresh.path().join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(failed)?;
-    for (digest, size) in layers(artifact) {
-        copy_blob(store, &digest, size, &blobs.join(digest.hex()))?;
+    for (digest, size) in layers(content.artifact) {
+        copy_blob(content.store, &digest, size, &blobs.join(digest.hex()))?;
     }
-    for (digest, bytes) in documents(artifact) {
+    for (digest, bytes) in documents(content.artifact) {
         fs::write(blobs.join(digest.hex()), bytes).map_err(failed)?;
     }
-    fs::write(fresh.path().join("oci-layout"), MARKER).map_err(failed)?;
-    fs::write(fresh.path().join("index.json"), index_document(artifact, names)).map_err(failed)?;
+    for (name, bytes) in top_files(content) {
+        fs::write(fresh.path().join(name), bytes).map_err(failed)?;
+    }
     set_modes(fresh.path()).map_err(failed)?;
     replace(fresh, target).map_err(failed)
 }
@@ -132,39 +168,45 @@ fn copy_large(reader: &mut impl io::Read, writer: &mut impl Write) -> io::Result
     }
 }
 
-/// Writes an artifact as a layout in a tar: names sorted, owner 0:0, mtimes `mtime_seconds`.
+/// Writes a layout in a tar: names sorted, owner 0:0, mtimes `mtime_seconds`.
 pub fn write_tar(
-    store: &Store,
-    artifact: &Artifact,
-    names: &[(String, String)],
+    content: &LayoutContent<'_>,
     mtime_seconds: u64,
     out: &mut dyn Write,
 ) -> Result<(), LayoutError> {
     let failed = |source| LayoutError::Write { path: PathBuf::from("the layout's tar"), source };
     let mut tar = tar::Builder::new(out);
-    let documents = documents(artifact);
-    let mut blobs = layers(artifact);
-    blobs.extend(documents.iter().map(|(digest, bytes)| (*digest, bytes.len() as u64)));
     for directory in ["blobs/", "blobs/sha256/"] {
         append(&mut tar, directory, 0, mtime_seconds, &mut io::empty()).map_err(failed)?;
     }
+    append_blobs(content, mtime_seconds, &mut tar)?;
+    for (name, bytes) in top_files(content) {
+        append(&mut tar, name, bytes.len() as u64, mtime_seconds, &mut bytes.as_slice())
+            .map_err(failed)?;
+    }
+    tar.finish().map_err(failed)
+}
+
+fn append_blobs(
+    content: &LayoutContent<'_>,
+    mtime_seconds: u64,
+    tar: &mut tar::Builder<&mut dyn Write>,
+) -> Result<(), LayoutError> {
+    let documents = documents(content.artifact);
+    let mut blobs = layers(content.artifact);
+    blobs.extend(documents.iter().map(|(digest, bytes)| (*digest, bytes.len() as u64)));
     for (digest, size) in blobs {
         let name = format!("blobs/sha256/{}", digest.hex());
         let result = match documents.get(&digest) {
-            Some(bytes) => append(&mut tar, &name, size, mtime_seconds, &mut &**bytes),
+            Some(bytes) => append(tar, &name, size, mtime_seconds, &mut &**bytes),
             None => {
-                let blob = store.open_blob(&digest, size).map_err(io::Error::other);
-                blob.and_then(|mut blob| append(&mut tar, &name, size, mtime_seconds, &mut blob))
+                let blob = content.store.open_blob(&digest, size).map_err(io::Error::other);
+                blob.and_then(|mut blob| append(tar, &name, size, mtime_seconds, &mut blob))
             }
         };
         result.map_err(|source| LayoutError::Blob { digest, source })?;
     }
-    let index = index_document(artifact, names);
-    append(&mut tar, "index.json", index.len() as u64, mtime_seconds, &mut index.as_slice())
-        .map_err(failed)?;
-    append(&mut tar, "oci-layout", MARKER.len() as u64, mtime_seconds, &mut &MARKER[..])
-        .map_err(failed)?;
-    tar.finish().map_err(failed)
+    Ok(())
 }
 
 fn append(
@@ -187,4 +229,17 @@ fn append(
     header.set_mtime(mtime_seconds);
     header.set_cksum();
     tar.append(&header, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::familiar;
+
+    #[test]
+    fn names_are_dockers() {
+        assert_eq!(familiar("docker.io/library/app:1"), "app:1");
+        assert_eq!(familiar("docker.io/me/app:1"), "me/app:1");
+        assert_eq!(familiar("library/app:1"), "library/app:1");
+        assert_eq!(familiar("reg.test/library/app:1"), "reg.test/library/app:1");
+    }
 }

@@ -1,5 +1,6 @@
 //! OCI documents: platform, config, manifest, and a whole image as it leaves the build.
 
+pub mod annotations;
 pub mod config;
 pub mod layout;
 pub mod manifest;

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use crate::tree::{EntryPath, PathError};
+use crate::{
+    digest::Digest,
+    tree::{EntryPath, PathError},
+};
 
 use super::{decompress::Format, tar::TarError};
 
@@ -53,6 +56,8 @@ pub enum LayerError {
     HardLinkTarget { path: EntryPath, target: String },
     #[error("{path} of the layer cannot be unpacked")]
     Sink { path: EntryPath, source: io::Error },
+    #[error("the layer unpacks to {actual}, its image's configuration says {expected}")]
+    DiffId { expected: Digest, actual: Digest },
     #[error("the layer does not hold the content of {0} where its index says")]
     IndexMismatch(EntryPath),
 }

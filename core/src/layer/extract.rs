@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::Read,
+    io::{self, Read},
     os::unix::fs::FileExt,
 };
 
@@ -57,6 +57,56 @@ pub fn extract_files(
     }
     stream.finish()?;
     Ok(found)
+}
+
+/// Gives the content of the `wanted` regular files of a layer to `visit`, one after the other as the tar has them, in one
+/// pass that needs no privilege and keeps nothing. Of hard links and of empty files only one is given.
+///
+/// `index` and `input` are as for [`extract_files`]. What `visit` leaves of a content is read over.
+pub fn visit_files(
+    input: &mut (dyn Read + Send),
+    media_type: &str,
+    index: &LayerIndex,
+    wanted: &BTreeSet<EntryPath>,
+    visit: &mut dyn FnMut(&EntryPath, &mut dyn Read) -> io::Result<()>,
+) -> Result<(), LayerError> {
+    let contents = contents(index, wanted)?;
+    let mut stream = Stream {
+        source: Source::open(input, media_type, ReadLimits::default())?,
+        position: 0,
+        buffer: vec![0; BUFFER_BYTES],
+    };
+    for (offset, content) in contents {
+        let owner = content.paths[0];
+        if content.length > 0 {
+            stream.skip_to(offset, owner)?;
+        }
+        let end = stream.position + content.length;
+        let mut body = Body { stream: &mut stream, left: content.length };
+        visit(owner, &mut body)
+            .map_err(|source| LayerError::Sink { path: owner.clone(), source })?;
+        stream.skip_to(end, owner)?;
+    }
+    stream.finish()
+}
+
+/// One file's content in the stream.
+struct Body<'a, 'b> {
+    stream: &'a mut Stream<'b>,
+    left: u64,
+}
+
+impl Read for Body<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let got = self.stream.source.fill(&mut buffer[..want]).map_err(io::Error::other)?;
+        if got == 0 && want > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.stream.position += got as u64;
+        self.left -= got as u64;
+        Ok(got)
+    }
 }
 
 /// By offset; empty files stand before all others, because theirs says nothing.

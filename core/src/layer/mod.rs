@@ -5,18 +5,22 @@ mod compress;
 pub mod decompress;
 mod error;
 mod extract;
+mod flat;
 pub mod limits;
 mod names;
 mod read;
+mod recompress;
 mod source;
 pub mod tar;
 mod write;
 
 pub use compress::compressor_name;
 pub use error::LayerError;
-pub use extract::extract_files;
+pub use extract::{extract_files, visit_files};
+pub use flat::FlatTar;
 pub use limits::ReadLimits;
 pub use read::read_layer;
+pub use recompress::{has_compression, recompress};
 pub use write::write_layer;
 
 use std::io::{self, Read};

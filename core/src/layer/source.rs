@@ -31,6 +31,11 @@ fn format_of(media_type: &str) -> Result<Format, LayerError> {
     })
 }
 
+/// Whether both media types are of layers of one compression.
+pub(super) fn same_format(one: &str, other: &str) -> bool {
+    matches!((format_of(one), format_of(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// Decompresses within the limits on the ratio.
 pub(super) struct Source<'a> {
     reader: Box<dyn Read + Send + 'a>,

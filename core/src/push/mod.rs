@@ -13,8 +13,10 @@ use crate::{
     registry::{Client, Manifest, Reference, RegistryError, Repository, manifest::ManifestError},
 };
 
+mod document;
 mod uploader;
 
+pub use document::{Document, pinned, put_document};
 pub use uploader::Uploader;
 
 /// A layer of an image to push.
@@ -33,6 +35,9 @@ pub struct PushLayer {
 pub enum LayerSource {
     /// The blob as it goes to the registry.
     File(PathBuf),
+    /// A part of a file, from this offset on.
+    Part(PathBuf, u64),
+    Bytes(Bytes),
     /// A repository, on any registry. Implies `known_in`.
     Registry(Repository),
 }
@@ -45,6 +50,16 @@ pub struct PushImage {
     pub digest: Digest,
     pub config: (Digest, Bytes),
     pub layers: Vec<PushLayer>,
+}
+
+/// Manifests, and the blobs that they name.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    pub blobs: Vec<PushLayer>,
+    /// What each repository gets by digest, in this order: what is named comes before what names it.
+    pub children: Vec<Document>,
+    /// What goes under the destinations' names.
+    pub root: Document,
 }
 
 /// Told (repository, blob, bytes on their way, bytes in all). Bytes fall back when an upload starts again.
@@ -99,7 +114,25 @@ impl PushError {
 }
 
 impl PushImage {
-    /// Whether the parts belong together.
+    /// The image as a bundle, once its parts are seen to belong together.
+    fn bundle(&self) -> Result<Bundle, PushError> {
+        self.check()?;
+        let (digest, bytes) = self.config.clone();
+        let config = PushLayer {
+            digest,
+            size: bytes.len() as u64,
+            source: LayerSource::Bytes(bytes),
+            known_in: None,
+        };
+        let root = Document {
+            bytes: self.manifest.clone(),
+            media_type: self.manifest_media_type.clone(),
+            digest: self.digest,
+        };
+        let blobs = std::iter::once(config).chain(self.layers.iter().cloned()).collect();
+        Ok(Bundle { blobs, children: Vec::new(), root })
+    }
+
     fn check(&self) -> Result<(), PushError> {
         let wrong = |what: String| Err(PushError::Image(what));
         if Digest::of(&self.manifest) != self.digest {
@@ -141,6 +174,19 @@ pub async fn push(
     progress: PushProgress,
 ) -> Result<PushReport, PushError> {
     Uploader::new(client, destinations, progress)?.finish(image).await
+}
+
+/// Pushes a bundle to every destination, as [`push`] does an image: blobs, then what the root names, then the root.
+///
+/// # Errors
+/// As there.
+pub async fn push_bundle(
+    client: &Client,
+    bundle: &Bundle,
+    destinations: &[Reference],
+    progress: PushProgress,
+) -> Result<PushReport, PushError> {
+    Uploader::new(client, destinations, progress)?.finish_bundle(bundle).await
 }
 
 #[cfg(test)]

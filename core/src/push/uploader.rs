@@ -3,16 +3,14 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::Semaphore,
-    task::{AbortHandle, JoinSet},
-};
+use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
-use super::{LayerSource, PushError, PushImage, PushLayer, PushProgress, PushReport};
+use super::{
+    Bundle, Document, LayerSource, PushError, PushImage, PushLayer, PushProgress, PushReport,
+    document::{self, failed, names_already, put, verify},
+};
 use crate::{
     digest::Digest,
     registry::{
@@ -103,11 +101,14 @@ impl Uploader {
     /// Begins to upload `layer`; once for each blob, however often it is called. Failures show in
     /// [`Uploader::finish`].
     pub fn start(&self, layer: &PushLayer) {
-        let (source, known_in) = match &layer.source {
-            LayerSource::File(path) => (BlobSource::File(path.clone()), layer.known_in.clone()),
+        let mut known_in = layer.known_in.clone();
+        let source = match &layer.source {
+            LayerSource::File(path) => BlobSource::File(path.clone()),
+            LayerSource::Part(path, offset) => BlobSource::Part(path.clone(), *offset),
+            LayerSource::Bytes(bytes) => BlobSource::Bytes(bytes.clone()),
             LayerSource::Registry(repository) => {
-                let known_in = layer.known_in.clone().unwrap_or_else(|| repository.clone());
-                (BlobSource::Registry(repository.clone()), Some(known_in))
+                known_in.get_or_insert_with(|| repository.clone());
+                BlobSource::Registry(repository.clone())
             }
         };
         for (registry, group) in &self.groups {
@@ -123,10 +124,10 @@ impl Uploader {
         size: u64,
         source: &BlobSource,
         known_in: Option<&Repository>,
-    ) -> Option<AbortHandle> {
+    ) {
         let mut tasks = self.tasks();
         if !tasks.started.insert((registry.to_owned(), digest)) {
-            return None;
+            return;
         }
         let job = Job {
             client: self.client.clone(),
@@ -138,39 +139,84 @@ impl Uploader {
             known_in: known_in.filter(|known| canonical(&known.registry) == registry).cloned(),
             progress: self.progress.clone(),
         };
-        Some(tasks.running.spawn_on(job.run(), &self.runtime))
+        tasks.running.spawn_on(job.run(), &self.runtime);
     }
 
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// [`Uploader::finish`] under the image's digest alone, in each of the destinations' repositories.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn finish_by_digest(mut self, image: &PushImage) -> Result<PushReport, PushError> {
+        let mut pinned: Vec<Reference> = Vec::new();
+        for destination in &self.destinations {
+            let destination = document::pinned(destination, image.digest);
+            if !pinned.contains(&destination) {
+                pinned.push(destination);
+            }
+        }
+        self.destinations = pinned;
+        self.finish(image).await
+    }
+
     /// Uploads what is missing of `image`, waits for it, puts the manifest under every destination and reads it back.
     ///
     /// # Errors
     /// The first failure; the other uploads are given up.
-    pub async fn finish(mut self, image: &PushImage) -> Result<PushReport, PushError> {
-        image.check()?;
+    pub async fn finish(self, image: &PushImage) -> Result<PushReport, PushError> {
+        let bundle = image.bundle()?;
+        self.finish_bundle(&bundle).await
+    }
+
+    /// The same for a bundle.
+    ///
+    /// # Errors
+    /// As for an image.
+    pub async fn finish_bundle(mut self, bundle: &Bundle) -> Result<PushReport, PushError> {
         let mut report = PushReport::default();
         let mut changed = Vec::new();
         for destination in &self.destinations {
-            if self.names_already(destination, image).await? {
+            if names_already(&self.client, destination, bundle.root.digest).await? {
                 report.unchanged.push(destination.whole());
             } else {
                 changed.push(destination.clone());
             }
         }
         self.keep_only(&changed);
-        self.upload(image, &mut report).await?;
+        self.upload(bundle, &mut report).await?;
+        self.put_children(bundle, &changed, &mut report).await?;
         for destination in &changed {
-            self.put(destination, image, &mut report).await?;
-            self.verify(destination, image).await?;
+            self.put(destination, &bundle.root, bundle, &mut report).await?;
+            verify(&self.client, destination, bundle.root.digest).await?;
             report.changed.push(destination.whole());
         }
         let now = self.client.stats();
         report.requests = now.requests - self.before.requests;
         report.retries = now.retries - self.before.retries;
         Ok(report)
+    }
+
+    /// Puts what the root names into each repository, by digest.
+    async fn put_children(
+        &self,
+        bundle: &Bundle,
+        destinations: &[Reference],
+        report: &mut PushReport,
+    ) -> Result<(), PushError> {
+        let mut done = HashSet::new();
+        for destination in destinations.iter().filter(|d| done.insert(Repository::from(*d))) {
+            for child in &bundle.children {
+                let place = document::pinned(destination, child.digest);
+                if !names_already(&self.client, &place, child.digest).await? {
+                    self.put(&place, child, bundle, report).await?;
+                    verify(&self.client, &place, child.digest).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives up the repositories in which nothing changes.
@@ -185,34 +231,8 @@ impl Uploader {
         }
     }
 
-    /// Whether there is nothing to do for `destination`.
-    async fn names_already(
-        &self,
-        destination: &Reference,
-        image: &PushImage,
-    ) -> Result<bool, PushError> {
-        let other = |digest: &str| digest.parse() != Ok(image.digest);
-        if destination.digest().is_some_and(other) {
-            let (destination, digest) = (destination.whole(), image.digest);
-            return Err(PushError::OtherDigest { destination, digest });
-        }
-        match self.client.pushed_digest(&Repository::from(destination), &name(destination)).await {
-            Ok(found) => Ok(found == Some(image.digest)),
-            // What the push itself will be told comes with a reason.
-            Err(RegistryError::Refused(_)) => Ok(false),
-            Err(error) => Err(failed(destination.whole(), error)),
-        }
-    }
-
-    async fn upload(&self, image: &PushImage, report: &mut PushReport) -> Result<(), PushError> {
-        let (digest, bytes) = &image.config;
-        let config = BlobSource::Bytes(bytes.clone());
-        for (registry, group) in &self.groups {
-            self.spawn(registry, group, *digest, bytes.len() as u64, &config, None);
-        }
-        for layer in &image.layers {
-            self.start(layer);
-        }
+    async fn upload(&self, bundle: &Bundle, report: &mut PushReport) -> Result<(), PushError> {
+        bundle.blobs.iter().for_each(|blob| self.start(blob));
         let mut running = std::mem::take(&mut self.tasks().running);
         while let Some(ended) = running.join_next().await {
             // On a failure `running` is dropped, which ends the others.
@@ -226,53 +246,22 @@ impl Uploader {
     async fn put(
         &self,
         destination: &Reference,
-        image: &PushImage,
+        document: &Document,
+        bundle: &Bundle,
         report: &mut PushReport,
     ) -> Result<(), PushError> {
-        let result = self.put_once(destination, image).await;
+        let result = put(&self.client, document, destination).await;
         match &result {
             // A blob vanished since it was asked for: look at all of them again, once.
             Err(error) if error.kind() == Some(RefusalKind::BlobUnknown) => {
                 tracing::warn!(%error, "a blob is gone, checking all again");
                 self.tasks().started.clear();
-                self.upload(image, report).await?;
-                self.put_once(destination, image).await
+                self.upload(bundle, report).await?;
+                put(&self.client, document, destination).await
             }
             _ => result,
         }
         .map_err(|error| failed(destination.whole(), error))
-    }
-
-    async fn put_once(
-        &self,
-        destination: &Reference,
-        image: &PushImage,
-    ) -> Result<(), RegistryError> {
-        let (repository, name) = (Repository::from(destination), name(destination));
-        let (media_type, bytes) = (&image.manifest_media_type, image.manifest.clone());
-        self.client.put_manifest(&repository, &name, media_type, bytes).await.map(drop)
-    }
-
-    /// Reads the manifest back by the name it was put under.
-    async fn verify(&self, destination: &Reference, image: &PushImage) -> Result<(), PushError> {
-        let wrap = |error| failed(destination.whole(), error);
-        let (repository, name) = (Repository::from(destination), name(destination));
-        let mut tries = 0;
-        let actual = loop {
-            match self.client.read_back(&repository, &name).await {
-                // Registries that are many machines need a moment.
-                Err(missing) if missing.is_not_found() && tries < 4 => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(200 << tries)).await;
-                }
-                found => break found.map_err(wrap)?,
-            }
-        };
-        if actual != image.digest {
-            let (what, expected) = (destination.whole(), image.digest);
-            return Err(wrap(RegistryError::Verify { what, expected, actual }));
-        }
-        Ok(())
     }
 }
 
@@ -318,13 +307,4 @@ impl Job {
         let tell: crate::registry::Progress = Arc::new(tell);
         self.client.upload_blob(repository, digest, size, &self.source, mount_from, &tell).await
     }
-}
-
-/// What the manifest is put under: the tag, else the digest.
-fn name(destination: &Reference) -> String {
-    destination.tag().or_else(|| destination.digest()).unwrap_or("latest").to_owned()
-}
-
-fn failed(destination: String, error: RegistryError) -> PushError {
-    PushError::Registry { destination, error }
 }

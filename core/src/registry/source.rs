@@ -1,6 +1,11 @@
 //! The bytes of an upload: counted and hashed on their way, the last ones held back until the digest is right.
 
-use std::{fs::File, io::Read, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -36,7 +41,8 @@ struct SourceFailed;
 pub(super) fn body(source: &Source) -> reqwest::Body {
     let blocks = match &source.source {
         BlobSource::Bytes(bytes) => check(stream::iter([Ok(bytes.clone())]).boxed(), source),
-        BlobSource::File(path) => read_file(path, source),
+        BlobSource::File(path) => read_file(path, None, source),
+        BlobSource::Part(path, offset) => read_file(path, Some(*offset), source),
         BlobSource::Registry(repository) => {
             check(source.client.blob(repository, source.digest, source.size), source)
         }
@@ -87,7 +93,7 @@ struct Check {
 impl Check {
     fn new(source: &Source) -> Self {
         let what = match &source.source {
-            BlobSource::File(path) => path.display().to_string(),
+            BlobSource::File(path) | BlobSource::Part(path, _) => path.display().to_string(),
             BlobSource::Bytes(_) => "the blob".to_owned(),
             BlobSource::Registry(repository) => repository.to_string(),
         };
@@ -141,15 +147,16 @@ fn check(blocks: Blocks, source: &Source) -> Blocks {
     }))
 }
 
-/// Reads and hashes on a thread of its own.
-fn read_file(path: &Path, source: &Source) -> Blocks {
+/// Reads and hashes on a thread of its own: a whole file, or as much of it as the blob has from `offset` on.
+fn read_file(path: &Path, offset: Option<u64>, source: &Source) -> Blocks {
     let (sender, receiver) = mpsc::channel(2);
     let (path, check) = (path.to_owned(), Check::new(source));
+    let part = offset.map(|offset| (offset, source.size));
     let failed = sender.clone();
     let name = path.clone();
     let spawned = std::thread::Builder::new()
         .name("upload".into())
-        .spawn(move || send_file(&path, check, &sender));
+        .spawn(move || send_file(&path, part, check, &sender));
     if let Err(error) = spawned {
         let _ = failed.try_send(Err(unreadable(&name, &error)));
     }
@@ -158,8 +165,22 @@ fn read_file(path: &Path, source: &Source) -> Blocks {
     }))
 }
 
-fn send_file(path: &Path, mut check: Check, sender: &mpsc::Sender<Result<Bytes, RegistryError>>) {
-    let result = File::open(path).map_err(|error| unreadable(path, &error)).and_then(|mut file| {
+/// A file, where the part begins.
+fn open_part(path: &Path, part: Option<(u64, u64)>) -> std::io::Result<std::io::Take<File>> {
+    let mut file = File::open(path)?;
+    let (offset, size) = part.unwrap_or((0, u64::MAX));
+    file.seek(SeekFrom::Start(offset))?;
+    Ok(file.take(size))
+}
+
+fn send_file(
+    path: &Path,
+    part: Option<(u64, u64)>,
+    mut check: Check,
+    sender: &mpsc::Sender<Result<Bytes, RegistryError>>,
+) {
+    let opened = open_part(path, part).map_err(|error| unreadable(path, &error));
+    let result = opened.and_then(|mut file| {
         loop {
             let mut block = Vec::with_capacity(BLOCK_BYTES);
             let read = (&mut file).take(BLOCK_BYTES as u64).read_to_end(&mut block);

@@ -35,6 +35,8 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 #[derive(Clone, Debug)]
 pub enum BlobSource {
     File(PathBuf),
+    /// A part of a file, from this offset on.
+    Part(PathBuf, u64),
     Bytes(Bytes),
     /// Another repository, on any registry.
     Registry(Repository),

@@ -32,6 +32,21 @@ pub(super) struct Fresh {
 }
 
 impl Fresh {
+    /// Of files whose owner and mode are always set, because nothing is known of where they are.
+    pub fn foreign() -> Self {
+        Fresh { uid: u32::MAX, gid: u32::MAX, kept: 0 }
+    }
+
+    /// Of files that stay this process's own, with modes that are always set.
+    pub fn own() -> Self {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        Fresh { uid: uid.as_raw(), gid: gid.as_raw(), kept: 0 }
+    }
+
+    pub fn owner(&self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
     /// Tries it in an empty directory, because umask, set-group-id bits and default ACLs all have a say.
     pub fn probe(directory: BorrowedFd<'_>) -> io::Result<Self> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;

@@ -7,6 +7,7 @@
 mod apply;
 mod copy;
 mod directories;
+mod export;
 pub(crate) mod handle;
 mod merge;
 pub(crate) mod metadata;
@@ -18,6 +19,7 @@ pub(crate) mod walk;
 
 pub use apply::{apply_changeset, apply_changeset_plain};
 pub use copy::copy_tree;
+pub use export::{ExportOptions, Exporter, LeftOut};
 pub use merge::merge;
 pub use plain::lay_over;
 pub use remove::{discard, remove_tree};

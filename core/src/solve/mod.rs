@@ -6,6 +6,7 @@ mod keys;
 mod layers;
 mod mounts;
 mod preflight;
+mod recompress;
 mod remote;
 mod run;
 mod stage;
@@ -32,7 +33,7 @@ use crate::{
     error::{Class, Error},
     execute::sandbox,
     fetch::{Git, HttpClient},
-    image::{History, Image, ImageConfig},
+    image::{History, Image, ImageConfig, manifest::ImageError},
     plan::{BuildGraph, ImageUse},
     registry::Client,
     request::BuildRequest,
@@ -167,20 +168,21 @@ impl Solver {
 
     /// Builds the target and its documents.
     pub async fn solve(&self, target: usize) -> Result<Solved, Error> {
-        let result = self.stage(target).await?;
+        let mut result = StageResult::clone(&*self.stage(target).await?);
         self.parts.contexts.save_hashes();
+        if self.parts.request.image.force_compression {
+            result.layers = self.recompressed(result.layers).await?;
+        }
         let config = self.config(&result);
         let descriptors = result.layers.iter().map(|layer| layer.descriptor.clone()).collect();
         let image =
-            Image::new(&config, descriptors, &self.parts.request.annotations).map_err(|error| {
-                Error::new(Class::Bug, format!("the image cannot be written: {error}"))
-            })?;
+            Image::new(&config, descriptors, &self.parts.request.image).map_err(unwritable)?;
         for bytes in [&image.config, &image.manifest] {
             self.parts.store.put_blob(bytes).map_err(layers::host)?;
         }
         let (name, bytes) = (image.digest.hex(), image.manifest.clone());
         self.parts.store.put_document("images", &name, &bytes).map_err(layers::host)?;
-        Ok(Solved { image, layers: result.layers.clone() })
+        Ok(Solved { image, layers: result.layers })
     }
 
     /// The result of a stage, built once, however many ask for it.
@@ -314,6 +316,14 @@ impl Inner {
     ) -> Vertex {
         let id = self.parts.next_vertex.fetch_add(1, Ordering::Relaxed);
         Vertex::start(self.parts.services.reporter.clone(), id, kind, name, line)
+    }
+}
+
+fn unwritable(error: ImageError) -> Error {
+    match error {
+        ImageError::ZstdInDocker(_) => Error::from_cause(Class::Usage, error)
+            .hint("leave oci-mediatypes=false out, or add force-compression=true"),
+        ImageError::Json(_) => Error::from_cause(Class::Bug, error),
     }
 }
 

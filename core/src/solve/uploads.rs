@@ -5,11 +5,10 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use oci_distribution::Reference;
-
 use crate::{
     error::Error,
     event::{Reporter, VertexKind},
+    output::PushTarget,
     plan::{Base, BuildGraph},
     push::{LayerSource, PushError, PushImage, PushLayer, PushProgress, PushReport, Uploader},
     registry::Client,
@@ -28,21 +27,24 @@ pub struct Uploads {
 
 struct Group {
     uploader: Uploader,
+    /// The image goes under its digest alone.
+    by_digest: bool,
     names: String,
     vertex: Arc<OnceLock<Vertex>>,
     start: Arc<dyn Fn() -> Vertex + Send + Sync>,
 }
 
 impl Uploads {
-    /// Nothing is sent before the first layer.
+    /// Nothing is sent before the first layer. `label` tells apart the images of several platforms.
     pub fn new(
         client: &Client,
-        groups: &[Vec<Reference>],
+        targets: &[PushTarget],
         graph: &BuildGraph,
         reporter: &Arc<dyn Reporter>,
         next_vertex: &Arc<std::sync::atomic::AtomicU32>,
+        label: &str,
     ) -> Result<Self, Error> {
-        let groups = groups.iter().map(|names| group(client, names, reporter, next_vertex));
+        let groups = targets.iter().map(|to| group(client, to, reporter, next_vertex, label));
         let groups = groups.collect::<Result<_, _>>().map_err(PushError::into_error)?;
         Ok(Uploads { groups: Mutex::new(groups), lineage: lineage(graph) })
     }
@@ -62,8 +64,9 @@ impl Uploads {
         groups.iter().for_each(|group| group.uploader.start(&layer));
     }
 
-    /// Sends what is missing, and the manifest. The groups in their order.
-    pub async fn finish(&self, image: &PushImage) -> Result<Vec<PushReport>, Error> {
+    /// Sends what is missing, and the manifest. The groups in their order. An image that is one of several goes under its
+    /// digest alone.
+    pub async fn finish(&self, image: &PushImage, several: bool) -> Result<Vec<PushReport>, Error> {
         let groups = std::mem::take(
             &mut *self.groups.lock().unwrap_or_else(|poisoned| poisoned.into_inner()),
         );
@@ -71,8 +74,11 @@ impl Uploads {
         for group in groups {
             tracing::debug!(names = group.names, "pushing");
             let vertex = group.vertex.get_or_init(|| (group.start)()).clone();
-            let pushed = group.uploader.finish(image).await.map_err(PushError::into_error);
-            reports.push(vertex.end(pushed)?);
+            let pushed = match several || group.by_digest {
+                true => group.uploader.finish_by_digest(image).await,
+                false => group.uploader.finish(image).await,
+            };
+            reports.push(vertex.end(pushed.map_err(PushError::into_error))?);
         }
         Ok(reports)
     }
@@ -80,12 +86,14 @@ impl Uploads {
 
 fn group(
     client: &Client,
-    names: &[Reference],
+    target: &PushTarget,
     reporter: &Arc<dyn Reporter>,
     next_vertex: &Arc<std::sync::atomic::AtomicU32>,
+    label: &str,
 ) -> Result<Group, PushError> {
+    let PushTarget { names, by_digest } = target;
     let shown: Vec<String> = names.iter().map(ToString::to_string).collect();
-    let shown = shown.join(", ");
+    let shown = format!("{label}{}", shown.join(", "));
     let vertex: Arc<OnceLock<Vertex>> = Arc::default();
     let (reporter, next, title) = (reporter.clone(), next_vertex.clone(), shown.clone());
     let start: Arc<dyn Fn() -> Vertex + Send + Sync> = Arc::new(move || {
@@ -99,7 +107,7 @@ fn group(
         vertex.report_progress(format!("{} to {repository}", digest.short()), done, total);
     });
     let uploader = Uploader::new(client, names, progress)?;
-    Ok(Group { uploader, names: shown, vertex, start })
+    Ok(Group { uploader, by_digest: *by_digest, names: shown, vertex, start })
 }
 
 /// The target and the stages that it starts from.

@@ -244,10 +244,10 @@ pub const FLAGS: &[Flag] = &[
     },
     Flag {
         name: "annotation",
-        value: "KEY=VALUE",
+        value: "[LEVEL:]KEY=VALUE",
         kind: Kind::Pair,
         repeatable: true,
-        help: "An annotation for the image's manifest",
+        help: "An annotation; LEVEL is manifest (the default), index, manifest-descriptor or index-descriptor, maybe with [PLATFORM]",
         ..ROW
     },
     Flag {
@@ -387,8 +387,12 @@ pub const FLAGS: &[Flag] = &[
         kind: Kind::Fields,
         repeatable: true,
         group: Group::Output,
-        help: "Where the image goes: type=oci,dest=PATH[,tar=false], type=registry or type=image,push=true,name=NAME; \
-               keys compression=gzip|zstd|uncompressed, compression-level=N, gzip-members=true",
+        help: "Where the image goes; several may be given. type=oci or type=docker,dest=PATH[,tar=false]; \
+               type=tar,dest=PATH and type=local,dest=DIR write its files (-o DIR, and -o - for a tar on standard output); \
+               type=image,push=true,name=NAME[,push-by-digest=true] and type=registry push it. Keys of images: \
+               compression=gzip|zstd|uncompressed, compression-level=N, gzip-members=true, force-compression=true, \
+               oci-mediatypes=false, annotation-LEVEL[PLATFORM].KEY=VALUE. Keys of files: platform-split=BOOL, \
+               mode=copy|delete",
         ..ROW
     },
     Flag {

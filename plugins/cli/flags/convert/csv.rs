@@ -20,20 +20,28 @@ pub fn fields(flag: &str, text: &str) -> Result<Vec<String>, Error> {
     Ok(fields)
 }
 
-/// The pairs of `text`, keys in lower case, in order. A key given twice is refused.
+/// The pairs of `text`, keys in lower case (but for what an annotation is called), in order. A key given twice is refused.
 pub fn pairs(flag: &str, text: &str) -> Result<Vec<(String, String)>, Error> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     for field in fields(flag, text)? {
         let (key, value) = field
             .split_once('=')
             .ok_or_else(|| wrong(flag, text, &format!("{field:?}, which is no key=value")))?;
-        let key = key.trim().to_lowercase();
+        let key = lower_case(key.trim());
         if pairs.iter().any(|(known, _)| *known == key) {
             return Err(wrong(flag, text, &format!("{key} twice")));
         }
         pairs.push((key, value.to_owned()));
     }
     Ok(pairs)
+}
+
+fn lower_case(key: &str) -> String {
+    let lower = key.to_lowercase();
+    match lower.starts_with("annotation").then(|| key.split_once('.')).flatten() {
+        Some((level, name)) => format!("{}.{name}", level.to_lowercase()),
+        None => lower,
+    }
 }
 
 /// `true` or `false` as Go's `strconv.ParseBool` spells them.

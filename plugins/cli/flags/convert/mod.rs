@@ -1,5 +1,6 @@
 //! From what was typed to what is meant: the only place that gives flags their meaning.
 
+mod annotations;
 mod csv;
 mod output;
 mod secret;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use bareboat_core::{
     Class, Error,
+    image::annotations::Level,
     request::{BuildRequest, NoCache, SandboxChoice},
 };
 
@@ -191,11 +193,13 @@ fn build(
         &raw.take_texts("output")?,
         raw.take_switch("push"),
         raw.take_texts("tag")?,
+        annotations::of_flag(raw.take_texts("annotation")?, Level::Manifest)?,
         environment,
     )?;
     let stdout_taken = outputs.take_stdout();
     request.outputs = outputs.outputs;
     request.compression = outputs.compression;
+    request.image = outputs.image;
     request.tags = outputs.tags;
     Ok(Build {
         request,
@@ -265,7 +269,6 @@ fn what_to_build(
     request.ssh = ssh::sources(&raw.take_texts("ssh")?, environment)?;
     request.secrets = secret::secrets(&raw.take_texts("secret")?, environment)?;
     request.labels = values::pairs("label", raw.take_texts("label")?)?;
-    request.annotations = values::annotations(raw.take_texts("annotation")?)?;
     request.platforms = values::platforms(raw.take_texts("platform")?)?;
     request.source_date_epoch =
         surroundings::source_date_epoch(&mut request.build_args, environment)?;

@@ -1,13 +1,14 @@
 //! `--output`, `--push` and `-t`: where the image goes (BuildKit's exporter keys).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bareboat_core::{
     Class, Error,
-    request::{Compression, Output},
+    image::annotations::{Annotation, Annotations},
+    request::{Compression, ImageOptions, Output, PlatformSplit},
 };
 
-use super::csv;
+use super::{annotations, csv};
 use crate::flags::Environment;
 
 const FLAG: &str = "output";
@@ -19,6 +20,7 @@ const ZSTD_LEVEL: u8 = 3;
 pub struct Outputs {
     pub outputs: Vec<Output>,
     pub compression: Compression,
+    pub image: ImageOptions,
     /// `-t`, and the names of an image output that is not pushed.
     pub tags: Vec<String>,
 }
@@ -31,70 +33,67 @@ impl Outputs {
 }
 
 fn is_stdout(output: &Output) -> bool {
-    matches!(output, Output::OciTar(path) if path.as_os_str() == "-")
-}
-
-/// Where one `-o` goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Destination {
-    Oci { path: PathBuf, tar: bool },
-    Image { names: Vec<String>, push: bool },
+    match output {
+        Output::OciTar(path) | Output::DockerTar(path) | Output::FilesTar { path, .. } => {
+            path == Path::new("-")
+        }
+        _ => false,
+    }
 }
 
 /// One `-o`.
 #[derive(Debug)]
 struct Entry {
-    destination: Destination,
-    compression: Option<Compression>,
+    /// `None`: an image that is only named.
+    output: Option<Output>,
+    /// Of an image that is not pushed.
+    tags: Vec<String>,
+    shape: Shape,
 }
 
-/// Combines all `-o`, `--push` and `-t`. As with buildx, `--push` pushes every image output, and makes one where none is.
+/// What one `-o` says of the image itself. Layers and documents are written once, so all that say something must agree.
+#[derive(Debug, Default)]
+struct Shape {
+    compression: Option<Compression>,
+    force_compression: Option<bool>,
+    docker_media_types: Option<bool>,
+    annotations: Option<Vec<Annotation>>,
+}
+
+/// Combines all `-o`, `--push`, `-t` and `--annotation`. As with buildx, `--push` pushes every image output, and makes one
+/// where none is.
 pub fn outputs(
     values: &[String],
     push: bool,
     tags: Vec<String>,
+    annotations: Vec<Annotation>,
     environment: &Environment,
 ) -> Result<Outputs, Error> {
     if tags.iter().any(|tag| tag.trim().is_empty()) {
         return Err(usage("--tag: an empty name"));
     }
-    let mut entries = values.iter().map(|value| entry(value)).collect::<Result<Vec<_>, _>>()?;
-    if push {
-        push_images(&mut entries);
+    let mut entries = Vec::new();
+    for value in values {
+        entries.push(entry(value, push)?);
     }
-    let compression = one_compression(&entries)?;
-    let mut all = Outputs { outputs: Vec::new(), compression, tags };
+    let is_push = |entry: &Entry| matches!(entry.output, Some(Output::Registry { .. }));
+    if push && !entries.iter().any(is_push) {
+        let output = Output::Registry { names: Vec::new(), by_digest: false, canonical: false };
+        entries.push(Entry { output: Some(output), tags: Vec::new(), shape: Shape::default() });
+    }
+    let mut all = Outputs { tags, ..Outputs::default() };
+    all.shape(&entries, annotations)?;
     for entry in entries {
-        all.add(entry.destination)?;
+        all.add(entry)?;
     }
     all.check(environment)?;
     Ok(all)
 }
 
-fn push_images(entries: &mut Vec<Entry>) {
-    let mut any = false;
-    for entry in entries.iter_mut() {
-        if let Destination::Image { push, .. } = &mut entry.destination {
-            (*push, any) = (true, true);
-        }
-    }
-    if !any {
-        let destination = Destination::Image { names: Vec::new(), push: true };
-        entries.push(Entry { destination, compression: None });
-    }
-}
-
 impl Outputs {
-    fn add(&mut self, destination: Destination) -> Result<(), Error> {
-        let output = match destination {
-            Destination::Oci { path, tar: true } => Output::OciTar(path),
-            Destination::Oci { path, tar: false } => Output::OciDirectory(path),
-            Destination::Image { names, push: true } => Output::Registry { names },
-            Destination::Image { names, push: false } => {
-                self.tags.extend(names);
-                return Ok(());
-            }
-        };
+    fn add(&mut self, entry: Entry) -> Result<(), Error> {
+        self.tags.extend(entry.tags);
+        let Some(output) = entry.output else { return Ok(()) };
         if self.outputs.contains(&output) {
             return Err(usage("--output: the same output twice"));
         }
@@ -102,9 +101,41 @@ impl Outputs {
         Ok(())
     }
 
+    /// How the image is written: what the outputs say, where they agree.
+    fn shape(&mut self, entries: &[Entry], mut given: Vec<Annotation>) -> Result<(), Error> {
+        let shapes = || entries.iter().map(|entry| &entry.shape);
+        self.compression =
+            agreed("compression", shapes().map(|shape| shape.compression))?.unwrap_or_default();
+        let force = agreed("force-compression", shapes().map(|shape| shape.force_compression))?;
+        let docker = agreed("media types", shapes().map(|shape| shape.docker_media_types))?;
+        let own = agreed("annotations", shapes().map(|shape| shape.annotations.clone()))?;
+        given.extend(own.unwrap_or_default());
+        self.image = ImageOptions {
+            force_compression: force.unwrap_or(false),
+            docker_media_types: docker.unwrap_or(false),
+            annotations: Annotations(given),
+        };
+        self.check_docker()
+    }
+
+    fn check_docker(&self) -> Result<(), Error> {
+        if !self.image.docker_media_types {
+            return Ok(());
+        }
+        if matches!(self.compression, Compression::Zstd { .. }) {
+            return Err(usage("--output: compression=zstd needs OCI media types")
+                .hint("leave oci-mediatypes=false out"));
+        }
+        if !self.image.annotations.is_empty() {
+            return Err(usage("--output: annotations need OCI media types")
+                .hint("leave oci-mediatypes=false out, or set labels instead"));
+        }
+        Ok(())
+    }
+
     fn check(&self, environment: &Environment) -> Result<(), Error> {
         let nameless =
-            |output: &Output| matches!(output, Output::Registry { names } if names.is_empty());
+            |output: &Output| matches!(output, Output::Registry { names, .. } if names.is_empty());
         if self.tags.is_empty() && self.outputs.iter().any(nameless) {
             return Err(usage("a push needs a name")
                 .hint("name the image with -t REGISTRY/NAME:TAG, or with name= in --output"));
@@ -120,66 +151,167 @@ impl Outputs {
     }
 }
 
-/// Layers are compressed once, so all outputs that say how must agree.
-fn one_compression(entries: &[Entry]) -> Result<Compression, Error> {
-    let mut said = entries.iter().filter_map(|entry| entry.compression);
+/// What all that say something say.
+fn agreed<T: PartialEq>(
+    what: &str,
+    said: impl Iterator<Item = Option<T>>,
+) -> Result<Option<T>, Error> {
+    let mut said = said.flatten();
     let first = said.next();
-    match first {
-        Some(first) if said.any(|other| other != first) => {
-            Err(usage("--output: two outputs want different compression")
-                .hint("one build makes one image; build twice, the second from the cache"))
-        }
-        first => Ok(first.unwrap_or_default()),
+    match first.is_some() && said.any(|other| Some(&other) != first.as_ref()) {
+        true => Err(usage(&format!("--output: two outputs want different {what}"))
+            .hint("one build makes one image; build twice, the second from the cache")),
+        false => Ok(first),
     }
 }
 
-fn entry(text: &str) -> Result<Entry, Error> {
+fn entry(text: &str, push: bool) -> Result<Entry, Error> {
     let fields = csv::fields(FLAG, text)?;
     if fields.len() == 1 && fields[0] == text && !text.starts_with("type=") {
-        return Err(match text {
-            "" => usage("--output: an empty value"),
-            "-" => unsupported("tar"),
-            _ => unsupported("local").context(format!("-o {text}")),
-        });
+        return bare(text);
     }
     let mut keys = Keys(csv::pairs(FLAG, text)?);
     let kind =
         keys.take("type").ok_or_else(|| usage(&format!("--output: {text:?} has no type=")))?;
-    let destination = destination(&kind, &mut keys)?;
-    let compression = compression(&mut keys)?;
-    keys.only("oci-mediatypes", true, "the image is always written with OCI media types")?;
-    keys.only("rewrite-timestamp", true, "SOURCE_DATE_EPOCH always caps the times in new layers")?;
-    keys.only("force-compression", false, "inherited layers are never compressed again")?;
+    let (output, tags) = destination(&kind, &mut keys, push)?;
+    let is_image = !matches!(output, Some(Output::FilesTar { .. } | Output::FilesDirectory { .. }));
+    let shape = if is_image { shape(&mut keys)? } else { Shape::default() };
     match keys.0.first() {
         Some((key, _)) => {
-            Err(usage(&format!("--output type={kind}: the key {key} is not supported")))
+            let hint = refused_key(key, &kind);
+            let title = format!("--output type={kind}: the key {key} is not supported");
+            Err(usage(&title).maybe_hint(hint.map(str::to_owned)))
         }
-        None => Ok(Entry { destination, compression }),
+        None => Ok(Entry { output, tags, shape }),
     }
 }
 
-fn destination(kind: &str, keys: &mut Keys) -> Result<Destination, Error> {
-    match kind {
-        "oci" => oci(keys),
+/// `-o PATH` is type=local, `-o -` is type=tar, as with buildx.
+fn bare(text: &str) -> Result<Entry, Error> {
+    let split = PlatformSplit::Auto;
+    let output = match text {
+        "" => return Err(usage("--output: an empty value")),
+        "-" => Output::FilesTar { path: "-".into(), split },
+        _ => Output::FilesDirectory { path: text.into(), split, delete: false },
+    };
+    Ok(Entry { output: Some(output), tags: Vec::new(), shape: Shape::default() })
+}
+
+/// Why a key that buildx has is refused.
+fn refused_key(key: &str, kind: &str) -> Option<&'static str> {
+    match key {
+        "unpack" | "store" | "dangling-name-prefix" => {
+            Some("there is no image store of a daemon: push the image, or write it to a file")
+        }
+        "context" => Some("there is no daemon to load the image into: name a file with dest="),
+        "push" | "name" if kind != "image" => Some("push and name are keys of type=image"),
+        _ => None,
+    }
+}
+
+type OutputAndTags = (Option<Output>, Vec<String>);
+
+fn destination(kind: &str, keys: &mut Keys, push: bool) -> Result<OutputAndTags, Error> {
+    let output = match kind {
+        "oci" => archive(keys, kind, Output::OciTar, Output::OciDirectory)?,
+        "docker" => docker(keys)?,
+        "tar" => Output::FilesTar { path: dest(keys).into(), split: split(keys)? },
+        "local" => local(keys)?,
         "image" => {
-            let push = keys.boolean("push")?.unwrap_or(false);
-            Ok(Destination::Image { names: keys.names()?, push })
+            let push = keys.boolean("push")?.unwrap_or(false) || push;
+            return image(keys, push);
         }
         "registry" => match keys.boolean("push")? {
-            Some(false) => Err(usage("--output: type=registry with push=false is a contradiction")),
-            _ => Ok(Destination::Image { names: keys.names()?, push: true }),
+            Some(false) => {
+                return Err(usage("--output: type=registry with push=false is a contradiction"));
+            }
+            _ => return image(keys, true),
         },
-        _ => Err(unsupported(kind)),
-    }
+        _ => {
+            return Err(usage(&format!("--output: type={kind} is not supported"))
+                .hint("the types are oci, docker, tar, local, image and registry"));
+        }
+    };
+    Ok((Some(output), Vec::new()))
 }
 
-fn oci(keys: &mut Keys) -> Result<Destination, Error> {
-    let path = keys.take("dest").filter(|path| !path.is_empty()).unwrap_or_else(|| "-".to_owned());
-    let tar = keys.boolean("tar")?.unwrap_or(true);
-    if !tar && path == "-" {
-        return Err(usage("--output: type=oci,tar=false is a directory and needs dest=PATH"));
+/// Where a tar goes; standard output where nothing is said.
+fn dest(keys: &mut Keys) -> String {
+    keys.take("dest").filter(|path| !path.is_empty()).unwrap_or_else(|| "-".to_owned())
+}
+
+fn archive(
+    keys: &mut Keys,
+    kind: &str,
+    tar: fn(PathBuf) -> Output,
+    directory: fn(PathBuf) -> Output,
+) -> Result<Output, Error> {
+    let path = dest(keys);
+    let is_tar = keys.boolean("tar")?.unwrap_or(true);
+    if !is_tar && path == "-" {
+        return Err(usage(&format!(
+            "--output: type={kind},tar=false is a directory and needs dest=PATH"
+        )));
     }
-    Ok(Destination::Oci { path: path.into(), tar })
+    Ok(if is_tar { tar(path.into()) } else { directory(path.into()) })
+}
+
+/// Without `dest`, buildx loads the image into the daemon.
+fn docker(keys: &mut Keys) -> Result<Output, Error> {
+    if !keys.0.iter().any(|(key, value)| key == "dest" && !value.is_empty()) {
+        return Err(usage("--output: type=docker needs dest=PATH, for there is no daemon").hint(
+            "dest=- is standard output: bareboat build -o type=docker,dest=- . | docker load",
+        ));
+    }
+    archive(keys, "docker", Output::DockerTar, Output::DockerDirectory)
+}
+
+fn local(keys: &mut Keys) -> Result<Output, Error> {
+    let path = dest(keys);
+    if path == "-" {
+        return Err(usage("--output: type=local is a directory and needs dest=PATH")
+            .hint("type=tar goes to standard output"));
+    }
+    let delete = match keys.take("mode").as_deref() {
+        None | Some("copy") => false,
+        Some("delete") => true,
+        Some(mode) => {
+            return Err(usage(&format!("--output type=local: mode={mode} is not supported")).hint(
+                "copy merges into the directory, delete also deletes what the image has not",
+            ));
+        }
+    };
+    Ok(Output::FilesDirectory { path: path.into(), split: split(keys)?, delete })
+}
+
+fn split(keys: &mut Keys) -> Result<PlatformSplit, Error> {
+    Ok(match keys.boolean("platform-split")? {
+        None => PlatformSplit::Auto,
+        Some(true) => PlatformSplit::Always,
+        Some(false) => PlatformSplit::Never,
+    })
+}
+
+fn image(keys: &mut Keys, push: bool) -> Result<OutputAndTags, Error> {
+    let names = keys.names()?;
+    if !push {
+        // They say how a push is named, and would be ignored here.
+        return Ok((None, names));
+    }
+    let by_digest = keys.boolean("push-by-digest")?.unwrap_or(false);
+    let canonical = keys.boolean("name-canonical")?.unwrap_or(false);
+    Ok((Some(Output::Registry { names, by_digest, canonical }), Vec::new()))
+}
+
+fn shape(keys: &mut Keys) -> Result<Shape, Error> {
+    let shape = Shape {
+        compression: compression(keys)?,
+        force_compression: keys.boolean("force-compression")?,
+        docker_media_types: keys.boolean("oci-mediatypes")?.map(|oci| !oci),
+        annotations: keys.annotations()?,
+    };
+    keys.only("rewrite-timestamp", true, "SOURCE_DATE_EPOCH always caps the times in new layers")?;
+    Ok(shape)
 }
 
 fn compression(keys: &mut Keys) -> Result<Option<Compression>, Error> {
@@ -240,6 +372,17 @@ impl Keys {
         Ok(names)
     }
 
+    /// Takes `annotation.KEY`, `annotation-LEVEL.KEY` and `annotation-LEVEL[PLATFORM].KEY`.
+    fn annotations(&mut self) -> Result<Option<Vec<Annotation>>, Error> {
+        let (own, rest) =
+            std::mem::take(&mut self.0).into_iter().partition(|(key, _)| annotations::is_key(key));
+        self.0 = rest;
+        let own: Vec<(String, String)> = own;
+        let own: Result<Vec<_>, _> =
+            own.iter().map(|(key, value)| annotations::of_key(key, value)).collect();
+        own.map(|own| Some(own).filter(|own| !own.is_empty()))
+    }
+
     /// Takes a switch that has only one setting here.
     fn only(&mut self, key: &str, setting: bool, why: &str) -> Result<(), Error> {
         match self.boolean(key)? {
@@ -255,11 +398,6 @@ fn usage(title: &str) -> Error {
     Error::new(Class::Usage, title)
 }
 
-fn unsupported(kind: &str) -> Error {
-    usage(&format!("--output: type={kind} is not supported"))
-        .hint("use type=oci,dest=PATH (with tar=false a directory), type=registry, or type=image,push=true,name=NAME")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,7 +405,7 @@ mod tests {
     fn parsed(values: &[&str], push: bool, tags: &[&str]) -> Result<Outputs, Error> {
         let owned =
             |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
-        outputs(&owned(values), push, owned(tags), &Environment::default())
+        outputs(&owned(values), push, owned(tags), Vec::new(), &Environment::default())
     }
 
     fn one(value: &str) -> Output {
@@ -280,21 +418,69 @@ mod tests {
         assert_eq!(one("type=oci,dest=a.tar"), Output::OciTar("a.tar".into()));
         assert_eq!(one("type=oci"), Output::OciTar("-".into()));
         assert_eq!(one("dest=-,type=oci"), Output::OciTar("-".into()));
-        assert_eq!(one("type=registry"), Output::Registry { names: vec![] });
+        assert_eq!(one("type=registry"), registry(&[]));
+        assert_eq!(one(r#"type=image,"name=a,b:1",push=true"#), registry(&["a", "b:1"]));
+        let split = PlatformSplit::Auto;
+        let local = Output::FilesDirectory { path: "out".into(), split, delete: false };
+        assert_eq!(one("out"), local);
+        assert_eq!(one("type=local,dest=out"), local);
+        assert_eq!(one("-"), Output::FilesTar { path: "-".into(), split });
+        assert_eq!(one("type=tar"), Output::FilesTar { path: "-".into(), split });
         assert_eq!(
-            one(r#"type=image,"name=a,b:1",push=true"#),
-            Output::Registry { names: vec!["a".into(), "b:1".into()] }
+            one("type=tar,dest=x,platform-split=false"),
+            Output::FilesTar { path: "x".into(), split: PlatformSplit::Never }
         );
+        assert_eq!(
+            one("type=local,dest=x,mode=delete,platform-split=true"),
+            Output::FilesDirectory { path: "x".into(), split: PlatformSplit::Always, delete: true }
+        );
+        assert_eq!(one("type=docker,dest=-"), Output::DockerTar("-".into()));
+        assert_eq!(one("type=docker,dest=d,tar=false"), Output::DockerDirectory("d".into()));
+        assert_eq!(
+            one("type=image,name=a,push-by-digest=true,name-canonical=true,push=true"),
+            Output::Registry { names: vec!["a".into()], by_digest: true, canonical: true }
+        );
+    }
+
+    fn registry(names: &[&str]) -> Output {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        Output::Registry { names, by_digest: false, canonical: false }
+    }
+
+    #[test]
+    fn image_keys() {
+        let image = |values: &[&str]| parsed(values, false, &["t"]).unwrap().image;
+        assert_eq!(image(&["type=registry"]), ImageOptions::default());
+        let docker = image(&["type=registry,oci-mediatypes=false,force-compression=true"]);
+        assert!(docker.docker_media_types && docker.force_compression);
+        let annotated = image(&[
+            "type=registry,annotation.a=1,annotation-index.b=2,annotation-manifest[linux/arm64].C=3",
+            "type=oci,dest=x",
+        ]);
+        let found: Vec<_> = annotated.annotations.0.iter().map(|a| a.key.as_str()).collect();
+        assert_eq!(found, ["a", "b", "C"]);
+        assert!(
+            parsed(&["type=oci,annotation.a=1", "type=registry,annotation.a=2"], false, &["t"])
+                .is_err()
+        );
+        for bad in [
+            "type=registry,oci-mediatypes=false,compression=zstd",
+            "type=registry,oci-mediatypes=false,annotation.a=1",
+            "type=registry,annotation-nowhere.a=1",
+            "type=registry,annotation.=1",
+            "type=registry,annotation-manifest[neverland].a=1",
+            "type=tar,annotation.a=1",
+        ] {
+            let error = parsed(&[bad], false, &["t"]).unwrap_err();
+            assert_eq!(error.class(), Class::Usage, "{bad}");
+        }
     }
 
     #[test]
     fn push_turns_image_outputs_into_pushes_and_makes_one_where_none_is() {
-        let names = |name: &str| Output::Registry { names: vec![name.into()] };
-        assert_eq!(parsed(&["type=image,name=a"], true, &[]).unwrap().outputs, [names("a")]);
-        assert_eq!(
-            parsed(&[], true, &["t"]).unwrap().outputs,
-            [Output::Registry { names: vec![] }]
-        );
+        let outputs = parsed(&["type=image,name=a"], true, &[]).unwrap().outputs;
+        assert_eq!(outputs, [registry(&["a"])]);
+        assert_eq!(parsed(&[], true, &["t"]).unwrap().outputs, [registry(&[])]);
         let both = parsed(&["type=oci,dest=x"], true, &["t"]).unwrap().outputs;
         assert_eq!(both.len(), 2);
         assert_eq!(parsed(&["type=registry"], true, &["t"]).unwrap().outputs.len(), 1);
@@ -325,13 +511,20 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
         for (value, word) in [
-            ("out", "type=local"),
-            ("-", "type=tar"),
             ("", "empty"),
-            ("dest=x", "type=local"),
             ("dest=x,name=y", "no type="),
-            ("type=docker,dest=x", "type=docker"),
-            ("type=local,dest=x", "type=local"),
+            ("type=docker", "dest=PATH"),
+            ("type=docker,dest=x,context=y", "context"),
+            ("type=local", "dest=PATH"),
+            ("type=local,dest=x,mode=move", "mode=move"),
+            ("type=local,dest=x,compression=gzip", "compression"),
+            ("type=tar,tar=false", "tar"),
+            ("type=cacheonly", "cacheonly"),
+            ("type=image,unpack=true,push=true,name=a", "unpack"),
+            ("type=image,store=true,push=true,name=a", "store"),
+            ("type=image,dangling-name-prefix=x,push=true,name=a", "dangling-name-prefix"),
+            ("type=image,push-by-digest=true,name=a", "push-by-digest"),
+            ("type=image,name-canonical=true,name=a", "name-canonical"),
             ("type=oci,tar=false", "dest=PATH"),
             ("type=oci,dest=x,tar=perhaps", "perhaps"),
             ("type=oci,dest=x,push=true", "push"),
@@ -343,9 +536,7 @@ mod tests {
             ("type=registry,compression=zstd,compression-level=0", "0"),
             ("type=registry,compression=zstd,gzip-members=true", "gzip-members"),
             ("type=registry,compression=uncompressed,compression-level=1", "level"),
-            ("type=registry,oci-mediatypes=false", "oci-mediatypes"),
-            ("type=registry,force-compression=true", "force-compression"),
-            ("type=registry,push-by-digest=true", "push-by-digest"),
+            ("type=registry,rewrite-timestamp=false", "rewrite-timestamp"),
         ] {
             let error = parsed(&[value], false, &["t"]).unwrap_err();
             assert_eq!(error.class(), Class::Usage);
@@ -372,6 +563,6 @@ mod tests {
     #[test]
     fn a_terminal_gets_no_tar() {
         let environment = Environment { stdout_is_terminal: true, ..Environment::default() };
-        assert!(outputs(&["type=oci".into()], false, vec![], &environment).is_err());
+        assert!(outputs(&["type=oci".into()], false, vec![], vec![], &environment).is_err());
     }
 }

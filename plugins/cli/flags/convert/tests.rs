@@ -140,11 +140,12 @@ fn everything_lands_in_its_field() {
     assert_eq!(request.target.as_deref(), Some("s"));
     assert_eq!(request.build_args["FROM_ENV"], "v");
     assert_eq!(request.labels["l"], "1");
-    assert_eq!(request.annotations["n"], "2");
+    assert_eq!(request.image.annotations.0[0].key, "n");
     assert_eq!(request.no_cache, NoCache::Stages(vec!["s".into(), "t".into()]));
     assert_eq!(request.platforms[0].to_string(), "linux/arm64");
     assert!(request.pull);
-    assert_eq!(request.outputs, [Output::OciTar("-".into()), Output::Registry { names: vec![] }]);
+    let push = Output::Registry { names: vec![], by_digest: false, canonical: false };
+    assert_eq!(request.outputs, [Output::OciTar("-".into()), push]);
     assert_eq!(request.network.as_deref(), Some("none"));
     assert_eq!(request.add_hosts, [("h".to_owned(), "::1".to_owned())]);
     assert_eq!(request.ulimits, [("core".to_owned(), 2, 2)]);

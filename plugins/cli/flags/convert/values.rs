@@ -54,32 +54,6 @@ pub fn build_args(
     Ok(args)
 }
 
-/// `--annotation`: `KEY=VALUE` or `manifest:KEY=VALUE`. The levels that only an index has are refused.
-pub fn annotations(values: Vec<String>) -> Result<BTreeMap<String, String>, Error> {
-    let mut annotations = BTreeMap::new();
-    for text in values {
-        if !text.contains('=') {
-            return Err(usage(format!("--annotation: {text:?} is no key=value")));
-        }
-        let (key, value) = pair("annotation", &text)?;
-        annotations.insert(annotation_key(&key)?.to_owned(), value);
-    }
-    Ok(annotations)
-}
-
-fn annotation_key(key: &str) -> Result<&str, Error> {
-    let Some((level, rest)) = key.split_once(':') else { return Ok(key) };
-    let word = level.split('[').next().unwrap_or_default();
-    match level {
-        "manifest" if !rest.is_empty() => Ok(rest),
-        _ if word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') => Err(usage(format!(
-            "--annotation: level {level:?} is not supported"
-        ))
-        .hint("annotations go to the manifest: leave the level out, or write manifest:KEY=VALUE")),
-        _ => Ok(key),
-    }
-}
-
 /// `--add-host`: `NAME:IP` or `NAME=IP`; an IPv6 address may stand in brackets.
 pub fn add_host(text: &str) -> Result<(String, String), Error> {
     let wrong = || {
@@ -185,7 +159,7 @@ fn scaled(number: &str, scale: u64) -> Option<u64> {
     whole.checked_add(fraction).filter(|bytes| *bytes <= limit)
 }
 
-/// `--platform`: one, for now.
+/// `--platform`: several, separated by commas or given one by one.
 pub fn platforms(values: Vec<String>) -> Result<Vec<Platform>, Error> {
     let names = values.iter().flat_map(|value| value.split(',')).filter(|name| !name.is_empty());
     let mut platforms = Vec::new();
@@ -266,17 +240,6 @@ mod tests {
         let mut environment = Environment::default();
         environment.variables.insert("BAD".into(), OsString::from_vec(vec![0xff]));
         assert!(build_args(owned(&["BAD"]), &environment).is_err());
-    }
-
-    #[test]
-    fn annotations_know_their_level() {
-        let all = annotations(owned(&["a=b", "manifest:c=d", "org.example:x=y", "z=k:v"])).unwrap();
-        assert_eq!(all.keys().collect::<Vec<_>>(), ["a", "c", "org.example:x", "z"]);
-        for bad in
-            ["index:a=b", "manifest[linux/amd64]:a=b", "manifest:=b", "index-descriptor:a=b", "a"]
-        {
-            assert!(annotations(owned(&[bad])).is_err(), "{bad}");
-        }
     }
 
     #[test]
