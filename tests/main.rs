@@ -10,6 +10,7 @@ mod flatten;
 mod hostile;
 mod image;
 mod peers_test;
+mod places;
 mod plan;
 mod preflight;
 mod registry;

@@ -10,6 +10,7 @@ pub mod http;
 pub mod layout;
 pub mod oci;
 pub mod peers;
+pub mod places;
 pub mod process;
 pub mod store;
 pub mod tar_forge;

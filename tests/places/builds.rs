@@ -1,0 +1,148 @@
+//! A job's builds: the context comes on standard input, the image goes to the registry, so that a place needs no mount
+//! for the test's sake.
+
+use std::{
+    collections::HashMap,
+    fs,
+    sync::{Mutex, OnceLock},
+};
+
+use serde_json::Value;
+
+use super::table::Row;
+use crate::support::{
+    Build, Layout, Member, Peers, TarForge, http,
+    places::{Container, Done, Image, OrdinaryUser, RootFiles},
+};
+
+/// Written on the tmpfs that every container has, so that the root stays untouched.
+const METADATA: &str = "/dev/shm/metadata.json";
+/// Fixed, so that digests can be compared.
+pub const EPOCH: &str = "1700000000";
+/// Where bareboat keeps its state in a container: not part of what must stay as it was.
+const STATE: [&str; 2] = ["/var/lib/bareboat", "/bareboat/home"];
+
+/// The Dockerfile of that name.
+fn dockerfile(name: &str) -> String {
+    let path = format!("{}/tests/places/{name}.Dockerfile", env!("CARGO_MANIFEST_DIR"));
+    Peers::get()
+        .expand(&fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")))
+}
+
+/// A context with the Dockerfile of that name, as a tar.
+pub fn context(name: &str) -> Vec<u8> {
+    TarForge::of([
+        Member::file("Dockerfile", dockerfile(name)).mtime(1),
+        Member::file("file", "of the context\n").mtime(1),
+    ])
+}
+
+/// What the machine itself makes of a Dockerfile, with the overlay of a real root.
+pub fn host_digest(name: &'static str) -> String {
+    static DIGESTS: OnceLock<Mutex<HashMap<&str, String>>> = OnceLock::new();
+    let mut digests = DIGESTS.get_or_init(Mutex::default).lock().unwrap();
+    let made = || {
+        let build = Build::new("").stdin(&context(name)).env("SOURCE_DATE_EPOCH", EPOCH);
+        build.run().success().digest()
+    };
+    digests.entry(name).or_insert_with(made).clone()
+}
+
+/// What came of a build in a place.
+pub struct Outcome {
+    done: Done,
+    reference: String,
+    metadata: Value,
+}
+
+impl Outcome {
+    #[track_caller]
+    pub fn success(mut self) -> Outcome {
+        self.done = self.done.success();
+        self
+    }
+
+    /// # Panics
+    /// If the exit code is another one, or the log lacks one of `words`.
+    #[track_caller]
+    pub fn failure(&self, code: i32, words: &[&str]) {
+        let Done { code: found, stdout, stderr } = &self.done;
+        assert_eq!(*found, Some(code), "{stdout}{stderr}");
+        for word in words {
+            assert!(stderr.contains(word), "no {word:?} in\n{stderr}");
+        }
+    }
+
+    /// The rung that its steps ran on.
+    pub fn sandbox(&self) -> Option<String> {
+        self.metadata["bareboat"]["sandbox"].as_str().map(str::to_owned)
+    }
+
+    /// The digest that it printed, which the registry's manifest has too.
+    #[track_caller]
+    pub fn digest(&self) -> String {
+        let digest = self.done.stdout.trim();
+        assert_eq!(http::manifest(&self.reference).0, digest);
+        digest.to_owned()
+    }
+
+    pub fn layout(&self) -> Layout {
+        let directory = tempfile::tempdir().unwrap().keep();
+        http::pull(&self.reference, &directory)
+    }
+}
+
+/// A container in which builds run one after another.
+pub struct Job {
+    container: Container,
+    image: Image,
+    state: Option<&'static str>,
+}
+
+impl Job {
+    pub fn start(row: &Row) -> Job {
+        Job { container: row.place.start(), image: row.place.image, state: row.state }
+    }
+
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// The image's own directories are copied out of its layers by the first step.
+    pub fn is_delayered(&self) -> bool {
+        self.image == Image::Debian
+    }
+
+    pub fn build(&self, name: &str, options: &[&str]) -> Outcome {
+        let reference = Peers::get().fresh_reference(name);
+        let mut env = vec![("SOURCE_DATE_EPOCH", EPOCH)];
+        env.extend(self.state.map(|state| ("BAREBOAT_STATE_DIR", state)));
+        let mut arguments = vec!["/bareboat/bareboat", "build", "-t", &reference, "--push"];
+        arguments.extend(["--metadata-file", METADATA]);
+        arguments.extend(options);
+        arguments.push("-");
+        let _ = fs::remove_file(self.container.path(METADATA));
+        let done = self.container.run_with_input(&env, &arguments, &context(name));
+        let metadata = fs::read(self.container.path(METADATA)).unwrap_or_default();
+        let metadata = serde_json::from_slice(&metadata).unwrap_or_default();
+        Outcome { done, reference, metadata }
+    }
+
+    /// The container's root without the builder's state.
+    pub fn root_files(&self) -> RootFiles {
+        self.container.root_files(&STATE)
+    }
+}
+
+/// A build of the ordinary user.
+pub fn as_user(user: &OrdinaryUser, name: &str) -> Outcome {
+    let reference = Peers::get().fresh_reference(name);
+    let metadata = user.home().join("metadata.json");
+    let epoch = format!("SOURCE_DATE_EPOCH={EPOCH}");
+    let arguments = ["env", &epoch, "bareboat", "build", "-t", &reference, "--push"];
+    let rest = ["--metadata-file", metadata.to_str().unwrap(), "-"];
+    let _ = fs::remove_file(&metadata);
+    let done = user.run_with_input(&[&arguments[..], &rest].concat(), &context(name));
+    let metadata = serde_json::from_slice(&fs::read(&metadata).unwrap_or_default());
+    Outcome { done, reference, metadata: metadata.unwrap_or_default() }
+}

@@ -1,0 +1,106 @@
+//! One running container, in which commands run one after another.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{Done, Place, RootFiles, done, podman};
+use crate::support::peers::unique;
+
+/// Dropping it removes it.
+pub struct Container {
+    name: String,
+    id: String,
+    pid: u32,
+    /// What its volumes hold.
+    volumes: tempfile::TempDir,
+}
+
+impl Container {
+    pub(super) fn start(place: &Place) -> Container {
+        let name = format!("place-{}", unique());
+        let volumes = tempfile::tempdir().unwrap();
+        let mut arguments = vec!["run".to_owned(), "--detach".to_owned(), "--name".to_owned()];
+        arguments.push(name.clone());
+        arguments.extend(place.options());
+        arguments.extend(volume_options(place, volumes.path()));
+        arguments
+            .extend(["--entrypoint=[]", place.image.name(), "sleep", "3600"].map(str::to_owned));
+        let id = podman::run(&arguments).trim().to_owned();
+        let pid = podman::run(["inspect", "--format", "{{.State.Pid}}", &name]);
+        Container { name, id, pid: pid.trim().parse().unwrap(), volumes }
+    }
+
+    /// Runs a command as a job of the container: with its user, capabilities and filters.
+    pub fn run(&self, arguments: &[&str]) -> Done {
+        done(self.command(&[], arguments), &[])
+    }
+
+    pub fn run_with_input(&self, env: &[(&str, &str)], arguments: &[&str], stdin: &[u8]) -> Done {
+        done(self.command(env, arguments), stdin)
+    }
+
+    /// A command in the container that is not started yet.
+    pub fn command(&self, env: &[(&str, &str)], arguments: &[&str]) -> Command {
+        let mut command = Command::new("runc");
+        command.arg("exec");
+        for (name, value) in env {
+            command.arg("--env").arg(format!("{name}={value}"));
+        }
+        command.arg(&self.id).args(arguments);
+        command
+    }
+
+    /// The container's first process, on the machine.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// A path of the container, with its mounts, as the machine reaches it.
+    pub fn path(&self, path: &str) -> PathBuf {
+        Path::new("/proc")
+            .join(self.pid.to_string())
+            .join("root")
+            .join(path.trim_start_matches('/'))
+    }
+
+    /// The machine's directory behind a volume.
+    pub fn volume(&self, path: &str) -> PathBuf {
+        self.volumes.path().join(volume_name(path))
+    }
+
+    /// Everything of the container's own root, but for what lies at or below `except`.
+    pub fn root_files(&self, except: &[&str]) -> RootFiles {
+        RootFiles::of(&self.path(""), except)
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        podman::try_run(["rm", "--force", "--time", "0", "--volumes", &self.name]);
+    }
+}
+
+fn volume_options(place: &Place, folder: &Path) -> Vec<String> {
+    // Where the container's root is another user, it comes past the test's own folder.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut options = Vec::new();
+    for volume in place.volumes {
+        let directory = folder.join(volume_name(volume.path));
+        fs::create_dir(&directory).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+        for (name, content) in volume.files {
+            fs::write(directory.join(name), content).unwrap();
+        }
+        let access = if volume.writable { "rw" } else { "ro" };
+        options.push(format!("--volume={}:{}:{access}", directory.display(), volume.path));
+    }
+    options
+}
+
+fn volume_name(path: &str) -> String {
+    path.trim_matches('/').replace('/', "-")
+}
