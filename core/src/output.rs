@@ -9,7 +9,7 @@ use crate::{
     build::Built,
     digest::Digest,
     error::{Class, Error},
-    event::VertexKind,
+    event::{Event, VertexKind},
     image::{
         Artifact, layout,
         manifest::{OCI_INDEX, OCI_MANIFEST},
@@ -156,7 +156,16 @@ async fn push_index(
     (bytes, digest): (&[u8], Digest),
     groups: &[Vec<Reference>],
 ) -> Result<u64, Error> {
-    let names: Vec<&Reference> = groups.iter().flatten().collect();
+    let mut names: Vec<&Reference> = groups.iter().flatten().collect();
+    if let Some(Built { solver, .. }) = built.first() {
+        let kept = push::kept_tags(solver.client(), &names, digest).await;
+        let kept = kept.map_err(push::PushError::into_error)?;
+        names.retain(|name| !kept.contains(&name.whole()));
+        let report = push::PushReport { skipped: kept, ..push::PushReport::default() };
+        for warning in report.warnings() {
+            solver.services().reporter.report(Event::Warning(warning));
+        }
+    }
     let repositories: BTreeSet<Repository> =
         names.iter().map(|name| Repository::from(*name)).collect();
     let mut uploaded = 0;

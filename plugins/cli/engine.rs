@@ -9,6 +9,8 @@ use std::{
 };
 
 use crate::signals::Cancel;
+#[cfg(feature = "aws")]
+use bareboat_core::registry::ChainKeychain;
 use bareboat_core::{
     Class, Error,
     build::{self, Services as CoreServices},
@@ -16,7 +18,7 @@ use bareboat_core::{
     digest::Digest,
     event::Reporter,
     preview::{self, BaseConfigs, Preview},
-    registry::{Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Proxies},
+    registry::{ClientOptions, DockerConfigKeychain, Helpers, Keychain, Proxies},
     request::BuildRequest,
     secret::Secret,
     store,
@@ -42,6 +44,10 @@ pub struct Registry {
     /// Where credential helpers are looked for, and what environment they get.
     pub helper_path: Vec<PathBuf>,
     pub helper_environment: Vec<(OsString, OsString)>,
+    /// An immutable tag that holds another image is left as it is.
+    pub skip_immutable: bool,
+    #[cfg(feature = "aws")]
+    pub aws: crate::aws::Aws,
 }
 
 /// What a build made.
@@ -79,15 +85,15 @@ pub struct Usage {
 
 /// Builds.
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
-    let built = build::build(request, core_services(services)?).await?;
+    let built = build::build(request, core_services(services).await?).await?;
     Ok(result(&built))
 }
 
-fn core_services(services: Services) -> Result<CoreServices, Error> {
+async fn core_services(services: Services) -> Result<CoreServices, Error> {
     let Services { reporter, registry, cancel } = services;
     // Names that PATH itself could not hold were never on it.
     let program_path = std::env::join_paths(&registry.helper_path).unwrap_or_default();
-    let (registry, keychain) = client(registry)?;
+    let (registry, keychain) = client(registry).await?;
     Ok(CoreServices {
         reporter,
         registry,
@@ -101,7 +107,7 @@ fn core_services(services: Services) -> Result<CoreServices, Error> {
 
 /// Checks a Dockerfile.
 pub async fn check(request: &BuildRequest, services: Services) -> Result<Checked, Error> {
-    check::check(request, &core_services(services)?).await
+    check::check(request, &core_services(services).await?).await
 }
 
 /// Plans a build.
@@ -110,10 +116,10 @@ pub async fn preview(
     bases: &BaseConfigs,
     services: Services,
 ) -> Result<Preview, Error> {
-    preview::preview(request, bases, &core_services(services)?).await
+    preview::preview(request, bases, &core_services(services).await?).await
 }
 
-fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {
+async fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {
     let mut options = ClientOptions::new(registry.tls);
     options.proxies = Proxies {
         http: registry.http_proxy,
@@ -121,14 +127,36 @@ fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Erro
         no_proxy: registry.no_proxy,
     };
     options.insecure_registries = registry.insecure;
-    let Some((path, config)) = registry.docker_config else {
-        return Ok((options, Arc::new(Anonymous)));
-    };
-    let helpers = Helpers::new(registry.helper_path, registry.helper_environment);
-    let keychain =
-        DockerConfigKeychain::new(&path.display().to_string(), config.expose(), Some(helpers))
-            .map_err(|error| Error::from_cause(Class::Usage, error))?;
-    Ok((options, Arc::new(keychain)))
+    options.skip_immutable = registry.skip_immutable;
+    let config = docker_config(
+        registry.docker_config,
+        Helpers::new(registry.helper_path, registry.helper_environment),
+    )?;
+    #[cfg(feature = "aws")]
+    {
+        let (config, login) = match config.map(crate::aws::take_helper) {
+            Some((config, login)) => (Some(config), login),
+            None => Default::default(),
+        };
+        let keychains = config.into_iter().map(|c| Arc::new(c) as Arc<dyn Keychain>).collect();
+        let (options, keychains) = crate::aws::add(options, keychains, login, registry.aws).await?;
+        Ok((options, Arc::new(ChainKeychain(keychains))))
+    }
+    #[cfg(not(feature = "aws"))]
+    Ok(match config {
+        Some(config) => (options, Arc::new(config)),
+        None => (options, Arc::new(bareboat_core::registry::Anonymous)),
+    })
+}
+
+fn docker_config(
+    found: Option<(PathBuf, Secret<Vec<u8>>)>,
+    helpers: Helpers,
+) -> Result<Option<DockerConfigKeychain>, Error> {
+    let Some((path, bytes)) = found else { return Ok(None) };
+    DockerConfigKeychain::new(&path.display().to_string(), bytes.expose(), Some(helpers))
+        .map(Some)
+        .map_err(|error| Error::from_cause(Class::Usage, error))
 }
 
 /// Names this boot: trees unpacked before the last crash or power cut are not trusted. Without /proc every build counts

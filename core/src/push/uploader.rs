@@ -12,7 +12,10 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::{LayerSource, PushError, PushImage, PushLayer, PushProgress, PushReport};
+use super::{
+    LayerSource, PushError, PushImage, PushLayer, PushProgress, PushReport,
+    tags::{self, Gate, Standing, name},
+};
 use crate::{
     digest::Digest,
     registry::{
@@ -39,6 +42,7 @@ pub struct Uploader {
 struct Group {
     repositories: Vec<Repository>,
     permits: Arc<Semaphore>,
+    gate: Arc<Gate>,
 }
 
 #[derive(Default)]
@@ -58,11 +62,31 @@ struct Job {
     client: Client,
     repositories: Vec<Repository>,
     permits: Arc<Semaphore>,
+    gate: Arc<Gate>,
     digest: Digest,
     size: u64,
     source: BlobSource,
     known_in: Option<Repository>,
     progress: PushProgress,
+}
+
+/// The destinations' repositories by canonical registry.
+fn groups(destinations: &[Reference]) -> BTreeMap<String, Group> {
+    let mut named: BTreeMap<String, Vec<Reference>> = BTreeMap::new();
+    for destination in destinations {
+        named.entry(canonical(destination.registry())).or_default().push(destination.clone());
+    }
+    let group = |destinations: Vec<Reference>| {
+        let mut repositories: Vec<Repository> = Vec::new();
+        for repository in destinations.iter().map(Repository::from) {
+            if !repositories.contains(&repository) {
+                repositories.push(repository);
+            }
+        }
+        let permits = Arc::new(Semaphore::new(BLOBS_AT_ONCE));
+        Group { repositories, permits, gate: Arc::new(Gate::new(destinations)) }
+    };
+    named.into_iter().map(|(registry, named)| (registry, group(named))).collect()
 }
 
 impl Uploader {
@@ -79,20 +103,10 @@ impl Uploader {
         if destinations.is_empty() {
             return Err(PushError::Image("there is no destination".into()));
         }
-        let mut groups: BTreeMap<String, Group> = BTreeMap::new();
-        for repository in destinations.iter().map(Repository::from) {
-            let group = groups.entry(canonical(&repository.registry)).or_insert_with(|| Group {
-                repositories: Vec::new(),
-                permits: Arc::new(Semaphore::new(BLOBS_AT_ONCE)),
-            });
-            if !group.repositories.contains(&repository) {
-                group.repositories.push(repository);
-            }
-        }
         Ok(Uploader {
             client: client.clone(),
             destinations: destinations.to_vec(),
-            groups,
+            groups: groups(destinations),
             progress,
             runtime: Handle::current(),
             tasks: Mutex::default(),
@@ -132,6 +146,7 @@ impl Uploader {
             client: self.client.clone(),
             repositories: group.repositories.clone(),
             permits: group.permits.clone(),
+            gate: group.gate.clone(),
             digest,
             size,
             source: source.clone(),
@@ -154,18 +169,21 @@ impl Uploader {
         let mut report = PushReport::default();
         let mut changed = Vec::new();
         for destination in &self.destinations {
-            if self.names_already(destination, image).await? {
-                report.unchanged.push(destination.whole());
-            } else {
-                changed.push(destination.clone());
+            match self.standing(destination, image).await? {
+                Standing::Same => report.unchanged.push(destination.whole()),
+                Standing::Free => changed.push(destination.clone()),
+                Standing::Kept(there) => {
+                    report.skipped.push(tags::skip(&self.client, destination, there, image.digest)?)
+                }
             }
         }
         self.keep_only(&changed);
         self.upload(image, &mut report).await?;
         for destination in &changed {
-            self.put(destination, image, &mut report).await?;
-            self.verify(destination, image).await?;
-            report.changed.push(destination.whole());
+            if self.put(destination, image, &mut report).await? {
+                self.verify(destination, image).await?;
+                report.changed.push(destination.whole());
+            }
         }
         let now = self.client.stats();
         report.requests = now.requests - self.before.requests;
@@ -180,28 +198,33 @@ impl Uploader {
             group.repositories.retain(|repository| wanted.contains(repository));
         }
         self.groups.retain(|_, group| !group.repositories.is_empty());
+        self.groups.values().for_each(|group| group.gate.open());
         if changed.is_empty() {
             self.tasks().running.abort_all();
         }
     }
 
-    /// Whether there is nothing to do for `destination`.
-    async fn names_already(
+    async fn standing(
         &self,
         destination: &Reference,
         image: &PushImage,
-    ) -> Result<bool, PushError> {
+    ) -> Result<Standing, PushError> {
         let other = |digest: &str| digest.parse() != Ok(image.digest);
         if destination.digest().is_some_and(other) {
             let (destination, digest) = (destination.whole(), image.digest);
             return Err(PushError::OtherDigest { destination, digest });
         }
-        match self.client.pushed_digest(&Repository::from(destination), &name(destination)).await {
-            Ok(found) => Ok(found == Some(image.digest)),
-            // What the push itself will be told comes with a reason.
-            Err(RegistryError::Refused(_)) => Ok(false),
-            Err(error) => Err(failed(destination.whole(), error)),
+        let found = tags::standing(&self.client, destination, image.digest).await;
+        match found {
+            Ok(found) => Ok(found),
+            Err(error) => Err(self.failed(destination, error).await),
         }
+    }
+
+    /// With what the registry's provider says about it.
+    async fn failed(&self, destination: &Reference, error: RegistryError) -> PushError {
+        let error = self.client.advised(&Repository::from(destination), error).await;
+        failed(destination.whole(), error)
     }
 
     async fn upload(&self, image: &PushImage, report: &mut PushReport) -> Result<(), PushError> {
@@ -223,24 +246,34 @@ impl Uploader {
         Ok(())
     }
 
+    /// Returns whether it names the image now; not so for an immutable tag that may be skipped.
     async fn put(
         &self,
         destination: &Reference,
         image: &PushImage,
         report: &mut PushReport,
-    ) -> Result<(), PushError> {
-        let result = self.put_once(destination, image).await;
-        match &result {
-            // A blob vanished since it was asked for: look at all of them again, once.
-            Err(error) if error.kind() == Some(RefusalKind::BlobUnknown) => {
-                tracing::warn!(%error, "a blob is gone, checking all again");
-                self.tasks().started.clear();
-                self.upload(image, report).await?;
-                self.put_once(destination, image).await
-            }
-            _ => result,
+    ) -> Result<bool, PushError> {
+        let mut result = self.put_once(destination, image).await;
+        // A blob vanished since it was asked for: look at all of them again, once.
+        if let Err(error) = &result
+            && error.kind() == Some(RefusalKind::BlobUnknown)
+        {
+            tracing::warn!(%error, "a blob is gone, checking all again");
+            self.tasks().started.clear();
+            self.upload(image, report).await?;
+            result = self.put_once(destination, image).await;
         }
-        .map_err(|error| failed(destination.whole(), error))
+        match result {
+            Ok(()) => Ok(true),
+            Err(error)
+                if error.kind() == Some(RefusalKind::TagImmutable)
+                    && self.client.skip_immutable() =>
+            {
+                report.skipped.push(destination.whole());
+                Ok(false)
+            }
+            Err(error) => Err(self.failed(destination, error).await),
+        }
     }
 
     async fn put_once(
@@ -292,15 +325,20 @@ impl PushReport {
 impl Job {
     /// Into one repository after the other: from the second on, the registry can mount it from the first.
     async fn run(self) -> Result<Vec<Done>, PushError> {
+        self.gate.pass(&self.client).await;
         let _permit = self.permits.acquire().await;
         let mut done = Vec::new();
         for (at, repository) in self.repositories.iter().enumerate() {
             let first = self.repositories.first().filter(|_| at > 0);
             let mount_from = first.or(self.known_in.as_ref()).map(|known| known.name.as_str());
-            let outcome = self
-                .upload(repository, mount_from)
-                .await
-                .map_err(|error| failed(repository.to_string(), error))?;
+            let outcome = self.upload(repository, mount_from).await;
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    let error = self.client.advised(repository, error).await;
+                    return Err(failed(repository.to_string(), error));
+                }
+            };
             tracing::debug!(%repository, digest = %self.digest, ?outcome, "blob");
             done.push(Done { outcome, size: self.size });
         }
@@ -318,11 +356,6 @@ impl Job {
         let tell: crate::registry::Progress = Arc::new(tell);
         self.client.upload_blob(repository, digest, size, &self.source, mount_from, &tell).await
     }
-}
-
-/// What the manifest is put under: the tag, else the digest.
-fn name(destination: &Reference) -> String {
-    destination.tag().or_else(|| destination.digest()).unwrap_or("latest").to_owned()
 }
 
 fn failed(destination: String, error: RegistryError) -> PushError {

@@ -10,6 +10,7 @@ mod client;
 mod connect;
 pub mod error;
 mod fetch;
+mod hooks;
 mod host;
 pub mod manifest;
 mod options;
@@ -31,8 +32,10 @@ pub use auth::{
 };
 pub use blob::BlobStream;
 pub use client::{Client, ClientStats};
+pub use connect::service_client;
 pub use error::{ConnectFailure, Refusal, RefusalKind, RegistryError};
 pub use fetch::Resolved;
+pub use hooks::RegistryHooks;
 pub use manifest::{Descriptor, FetchedManifest, ImageIndex, ImageManifest, Manifest};
 pub use options::{ClientOptions, Limits, Proxies};
 pub use reference::{PinnedReference, Reference, ReferenceError, Repository};

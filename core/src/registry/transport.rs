@@ -41,6 +41,7 @@ pub(crate) struct Call<'a> {
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Payload<'a>,
     pub(crate) access: Access,
+    pub(crate) response_timeout: Duration,
     pub(crate) tries: u32,
 }
 
@@ -250,7 +251,7 @@ impl Shared {
             ticket.apply(call.host, url, &mut headers);
         }
         let mut request = client.request(call.method.clone(), url.clone());
-        let mut limit = Some(self.limits().response_timeout);
+        let mut limit = Some(call.response_timeout);
         match &call.payload {
             Payload::Empty if matches!(call.method, Method::POST | Method::PUT) => {
                 request = request.header(CONTENT_LENGTH, 0);

@@ -9,7 +9,7 @@ use oci_distribution::Reference;
 
 use crate::{
     error::Error,
-    event::{Reporter, VertexKind},
+    event::{Event, Reporter, VertexKind},
     plan::{Base, BuildGraph},
     push::{LayerSource, PushError, PushImage, PushLayer, PushProgress, PushReport, Uploader},
     registry::Client,
@@ -28,6 +28,7 @@ pub struct Uploads {
 
 struct Group {
     uploader: Uploader,
+    reporter: Arc<dyn Reporter>,
     names: String,
     vertex: Arc<OnceLock<Vertex>>,
     start: Arc<dyn Fn() -> Vertex + Send + Sync>,
@@ -72,7 +73,11 @@ impl Uploads {
             tracing::debug!(names = group.names, "pushing");
             let vertex = group.vertex.get_or_init(|| (group.start)()).clone();
             let pushed = group.uploader.finish(image).await.map_err(PushError::into_error);
-            reports.push(vertex.end(pushed)?);
+            let report = vertex.end(pushed)?;
+            for warning in report.warnings() {
+                group.reporter.report(Event::Warning(warning));
+            }
+            reports.push(report);
         }
         Ok(reports)
     }
@@ -87,11 +92,11 @@ fn group(
     let shown: Vec<String> = names.iter().map(ToString::to_string).collect();
     let shown = shown.join(", ");
     let vertex: Arc<OnceLock<Vertex>> = Arc::default();
-    let (reporter, next, title) = (reporter.clone(), next_vertex.clone(), shown.clone());
+    let (told, next, title) = (reporter.clone(), next_vertex.clone(), shown.clone());
     let start: Arc<dyn Fn() -> Vertex + Send + Sync> = Arc::new(move || {
         let id = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("pushing {title}");
-        Vertex::start(reporter.clone(), id, VertexKind::Push, name, None)
+        Vertex::start(told.clone(), id, VertexKind::Push, name, None)
     });
     let (told, begin) = (vertex.clone(), start.clone());
     let progress: PushProgress = Arc::new(move |repository, digest, done, total| {
@@ -99,7 +104,7 @@ fn group(
         vertex.report_progress(format!("{} to {repository}", digest.short()), done, total);
     });
     let uploader = Uploader::new(client, names, progress)?;
-    Ok(Group { uploader, names: shown, vertex, start })
+    Ok(Group { uploader, reporter: reporter.clone(), names: shown, vertex, start })
 }
 
 /// The target and the stages that it starts from.

@@ -1,5 +1,7 @@
 //! From what was typed to what is meant: the only place that gives flags their meaning.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod csv;
 mod output;
 mod secret;
@@ -38,6 +40,10 @@ pub struct RegistryOptions {
     /// Docker's config.json, whether or not it exists.
     pub docker_config: Option<PathBuf>,
     pub proxies: Proxies,
+    /// An immutable tag that holds another image is left as it is.
+    pub skip_immutable: bool,
+    #[cfg(feature = "aws")]
+    pub aws: bareboat_ecr::Options,
 }
 
 /// A build with everything around it.
@@ -161,9 +167,13 @@ fn build(
     request.outputs = outputs.outputs;
     request.compression = outputs.compression;
     request.tags = outputs.tags;
+    let mut registry = registry(raw, environment)?;
+    registry.skip_immutable = raw.take_switch("skip-immutable");
+    #[cfg(feature = "aws")]
+    aws::pushes(raw, &request, &mut registry.aws)?;
     Ok(Build {
         request,
-        registry: registry(raw, environment)?,
+        registry,
         metadata_file: file_to_write("metadata-file", raw)?,
         iidfile: file_to_write("iidfile", raw)?,
         stdout_taken,
@@ -279,6 +289,9 @@ fn registry(raw: &mut RawRequest, environment: &Environment) -> Result<RegistryO
         ca_files: raw.take_all("ca-file").into_iter().map(PathBuf::from).collect(),
         docker_config: surroundings::docker_config(environment),
         proxies: surroundings::proxies(environment),
+        skip_immutable: false,
+        #[cfg(feature = "aws")]
+        aws: aws::options(raw, environment)?,
     })
 }
 
