@@ -142,6 +142,8 @@ impl Endpoint {
         access: Access,
         limits: &Limits,
     ) -> Call<'a> {
+        // A dead mirror must not hold up the build for long.
+        let tries = if self.mirror { limits.tries.min(2) } else { limits.tries };
         Call {
             host: &self.host,
             method,
@@ -149,8 +151,8 @@ impl Endpoint {
             headers: HeaderMap::new(),
             payload: Payload::Empty,
             access,
-            // A dead mirror must not hold up the build for long.
-            tries: if self.mirror { limits.tries.min(2) } else { limits.tries },
+            tries,
+            throttled_tries: tries,
         }
     }
 }

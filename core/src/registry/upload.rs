@@ -90,8 +90,8 @@ impl Client {
             };
             failed += 1;
             closed += u32::from(matches!(error, RegistryError::UploadClosed { .. }));
-            // Twice no answer to a POST is how ECR says "no such repository".
-            if closed >= 2 {
+            // Twice no answer to a POST is how ECR says "no such repository". A request that was throttled has had its tries.
+            if closed >= 2 || error.kind() == Some(RefusalKind::TooManyRequests) {
                 return Err(error);
             }
             self.before_next_upload(&upload, failed, error).await?;
