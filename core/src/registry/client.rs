@@ -170,6 +170,8 @@ impl Endpoint {
         access: Access,
         limits: &Limits,
     ) -> Call<'a> {
+        // A dead mirror must not hold up the build for long.
+        let tries = if self.mirror { limits.tries.min(2) } else { limits.tries };
         Call {
             host: &self.host,
             method,
@@ -178,8 +180,8 @@ impl Endpoint {
             payload: Payload::Empty,
             access,
             response_timeout: limits.response_timeout,
-            // A dead mirror must not hold up the build for long.
-            tries: if self.mirror { limits.tries.min(2) } else { limits.tries },
+            tries,
+            throttled_tries: tries,
         }
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Call<'a> {
     pub(crate) access: Access,
     pub(crate) response_timeout: Duration,
     pub(crate) tries: u32,
+    /// Instead of `tries` where the registry throttles: nothing has happened then, only this request need be sent again.
+    pub(crate) throttled_tries: u32,
 }
 
 /// An answer in 2xx, its body not read yet.
@@ -81,7 +83,9 @@ impl Shared {
                 Err(error) => error,
             };
             failed += 1;
-            self.pause(&call.host.name, failed, call.tries, error).await?;
+            let throttled = error.kind() == Some(RefusalKind::TooManyRequests);
+            let tries = if throttled { call.throttled_tries } else { call.tries };
+            self.pause(&call.host.name, failed, tries, error).await?;
         }
     }
 

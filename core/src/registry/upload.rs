@@ -90,9 +90,17 @@ impl Client {
             };
             failed += 1;
             closed += u32::from(matches!(error, RegistryError::UploadClosed { .. }));
+            // A request that was throttled has had its tries.
+            if error.kind() == Some(RefusalKind::TooManyRequests) {
+                return Err(error);
+            }
             // Twice no answer to a POST is how ECR says "no such repository".
             if closed >= 2 || error.kind() == Some(RefusalKind::NameUnknown) {
-                if !created && !self.create_repository(repository).await? {
+                let hopeless = match created {
+                    true => failed >= self.limits().tries,
+                    false => !self.create_repository(repository).await?,
+                };
+                if hopeless {
                     return Err(error);
                 }
                 // A repository that was made a moment ago may not be seen everywhere yet.
