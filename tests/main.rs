@@ -6,6 +6,7 @@ mod cli;
 mod conformance;
 mod crash;
 mod dockerfile;
+mod ecr;
 mod flatten;
 mod hostile;
 mod image;

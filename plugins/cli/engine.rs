@@ -9,6 +9,8 @@ use std::{
 };
 
 use crate::signals::Cancel;
+#[cfg(feature = "aws")]
+use bareboat_core::registry::ChainKeychain;
 use bareboat_core::{
     Class, Error,
     build::{self, Services as CoreServices},
@@ -18,8 +20,8 @@ use bareboat_core::{
     execute::sandbox::Host,
     preview::{self, BaseConfigs, Preview},
     registry::{
-        Anonymous, Client, ClientOptions, Diagnosis, DockerConfigKeychain, Helpers, Keychain,
-        Proxies, RegistryError, reference,
+        Client, ClientOptions, Diagnosis, DockerConfigKeychain, Helpers, Keychain, Proxies,
+        RegistryError, reference,
     },
     request::BuildRequest,
     secret::Secret,
@@ -48,6 +50,10 @@ pub struct Registry {
     /// Where credential helpers are looked for, and what environment they get.
     pub helper_path: Vec<PathBuf>,
     pub helper_environment: Vec<(OsString, OsString)>,
+    /// An immutable tag that holds another image is left as it is.
+    pub skip_immutable: bool,
+    #[cfg(feature = "aws")]
+    pub aws: crate::aws::Aws,
 }
 
 /// What a build made.
@@ -85,13 +91,13 @@ pub struct Usage {
 
 /// Builds.
 pub async fn build(request: BuildRequest, services: Services) -> Result<BuildResult, Error> {
-    let built = build::build(request, core_services(services)?).await?;
+    let built = build::build(request, core_services(services).await?).await?;
     Ok(result(&built))
 }
 
 /// Looks for what is known to fail.
 pub async fn preflight(request: BuildRequest, services: Services) -> Result<(), Error> {
-    build::preflight(request, core_services(services)?).await
+    build::preflight(request, core_services(services).await?).await
 }
 
 /// How a registry answers, for people and programs.
@@ -126,7 +132,7 @@ impl std::fmt::Display for Answer {
 
 /// Asks registries for images.
 pub async fn diagnose(registry: Registry, references: &[String]) -> Result<Vec<Answer>, Error> {
-    let (options, keychain) = client(registry)?;
+    let (options, keychain) = client(registry).await?;
     let usage = |error: RegistryError| error.into_error(Class::Usage);
     let client = Client::new(options, keychain).map_err(usage)?;
     let mut answers = Vec::new();
@@ -149,11 +155,11 @@ pub async fn diagnose(registry: Registry, references: &[String]) -> Result<Vec<A
     Ok(answers)
 }
 
-fn core_services(services: Services) -> Result<CoreServices, Error> {
+async fn core_services(services: Services) -> Result<CoreServices, Error> {
     let Services { reporter, registry, cancel, host } = services;
     // Names that PATH itself could not hold were never on it.
     let program_path = std::env::join_paths(&registry.helper_path).unwrap_or_default();
-    let (registry, keychain) = client(registry)?;
+    let (registry, keychain) = client(registry).await?;
     Ok(CoreServices {
         reporter,
         registry,
@@ -168,7 +174,7 @@ fn core_services(services: Services) -> Result<CoreServices, Error> {
 
 /// Checks a Dockerfile.
 pub async fn check(request: &BuildRequest, services: Services) -> Result<Checked, Error> {
-    check::check(request, &core_services(services)?).await
+    check::check(request, &core_services(services).await?).await
 }
 
 /// Plans a build.
@@ -177,10 +183,10 @@ pub async fn preview(
     bases: &BaseConfigs,
     services: Services,
 ) -> Result<Preview, Error> {
-    preview::preview(request, bases, &core_services(services)?).await
+    preview::preview(request, bases, &core_services(services).await?).await
 }
 
-fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {
+async fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {
     let mut options = ClientOptions::new(registry.tls);
     options.proxies = Proxies {
         http: registry.http_proxy,
@@ -188,14 +194,36 @@ fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Erro
         no_proxy: registry.no_proxy,
     };
     options.insecure_registries = registry.insecure;
-    let Some((path, config)) = registry.docker_config else {
-        return Ok((options, Arc::new(Anonymous)));
-    };
-    let helpers = Helpers::new(registry.helper_path, registry.helper_environment);
-    let keychain =
-        DockerConfigKeychain::new(&path.display().to_string(), config.expose(), Some(helpers))
-            .map_err(|error| Error::from_cause(Class::Usage, error))?;
-    Ok((options, Arc::new(keychain)))
+    options.skip_immutable = registry.skip_immutable;
+    let config = docker_config(
+        registry.docker_config,
+        Helpers::new(registry.helper_path, registry.helper_environment),
+    )?;
+    #[cfg(feature = "aws")]
+    {
+        let (config, login) = match config.map(crate::aws::take_helper) {
+            Some((config, login)) => (Some(config), login),
+            None => Default::default(),
+        };
+        let keychains = config.into_iter().map(|c| Arc::new(c) as Arc<dyn Keychain>).collect();
+        let (options, keychains) = crate::aws::add(options, keychains, login, registry.aws).await?;
+        Ok((options, Arc::new(ChainKeychain(keychains))))
+    }
+    #[cfg(not(feature = "aws"))]
+    Ok(match config {
+        Some(config) => (options, Arc::new(config)),
+        None => (options, Arc::new(bareboat_core::registry::Anonymous)),
+    })
+}
+
+fn docker_config(
+    found: Option<(PathBuf, Secret<Vec<u8>>)>,
+    helpers: Helpers,
+) -> Result<Option<DockerConfigKeychain>, Error> {
+    let Some((path, bytes)) = found else { return Ok(None) };
+    DockerConfigKeychain::new(&path.display().to_string(), bytes.expose(), Some(helpers))
+        .map(Some)
+        .map_err(|error| Error::from_cause(Class::Usage, error))
 }
 
 /// Names this boot: trees unpacked before the last crash or power cut are not trusted. Without /proc every build counts

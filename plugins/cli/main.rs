@@ -1,5 +1,7 @@
 //! The command line `bareboat`: reads the environment and the arguments, hands core a request, shows what happens.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod check;
 mod diagnostics;
 mod doctor;

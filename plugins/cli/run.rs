@@ -183,7 +183,20 @@ fn registry(options: RegistryOptions, environment: &Environment) -> anyhow::Resu
         docker_config,
         helper_path: path.unwrap_or_default(),
         helper_environment: environment.variables.clone().into_iter().collect(),
+        skip_immutable: options.skip_immutable,
+        #[cfg(feature = "aws")]
+        aws: crate::aws::Aws { options: options.aws, variables: aws_variables(environment) },
     })
+}
+
+/// What AWS's own tools would read; none of their variables has a value that is no text.
+#[cfg(feature = "aws")]
+fn aws_variables(environment: &Environment) -> bareboat_ecr::Variables {
+    let texts = environment
+        .variables
+        .iter()
+        .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned())));
+    bareboat_ecr::Variables::new(texts)
 }
 
 /// Docker's configuration, or `None` where there is none.

@@ -15,6 +15,8 @@ use rustls::{
 
 use crate::flags::Environment;
 
+/// Proxies that look into traffic to AWS have their certificate in this variable's file.
+const AWS_BUNDLE: &str = "AWS_CA_BUNDLE";
 /// Of a directory of broken certificates, how many are named.
 const ERRORS_MAX: usize = 3;
 
@@ -32,7 +34,10 @@ pub fn tls(ca_files: &[PathBuf], environment: &Environment) -> anyhow::Result<Cl
 fn roots(ca_files: &[PathBuf], environment: &Environment) -> Result<RootCertStore, Error> {
     let mut roots = system_roots(environment);
     for path in ca_files {
-        add_file(&mut roots, path)?;
+        add_file(&mut roots, "--ca-file", path)?;
+    }
+    if let Some(path) = environment.get(AWS_BUNDLE) {
+        add_file(&mut roots, AWS_BUNDLE, Path::new(path))?;
     }
     Ok(roots)
 }
@@ -56,9 +61,9 @@ fn system_roots(environment: &Environment) -> RootCertStore {
     roots
 }
 
-fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), Error> {
+fn add_file(roots: &mut RootCertStore, named_by: &str, path: &Path) -> Result<(), Error> {
     let wrong = |why: String| {
-        Error::new(Class::Usage, format!("--ca-file {}: {why}", path.display()))
+        Error::new(Class::Usage, format!("{named_by} {}: {why}", path.display()))
             .hint("a file of certificates in PEM form (-----BEGIN CERTIFICATE-----)")
     };
     let certificates =
@@ -100,7 +105,7 @@ tL4ndQavEi51mI38AjEAi/V3bNTIZargCyzuFJ0nN6T5U6VR5CmD1/iQMVtCnwr1
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), format!("# a comment\n{PEM}{PEM}")).unwrap();
         let mut roots = RootCertStore::empty();
-        add_file(&mut roots, file.path()).unwrap();
+        add_file(&mut roots, "--ca-file", file.path()).unwrap();
         assert_eq!(roots.len(), 2);
     }
 
@@ -109,9 +114,10 @@ tL4ndQavEi51mI38AjEAi/V3bNTIZargCyzuFJ0nN6T5U6VR5CmD1/iQMVtCnwr1
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         let refused = |path: &Path| {
-            let error = add_file(&mut RootCertStore::empty(), path).unwrap_err();
+            let error = add_file(&mut RootCertStore::empty(), AWS_BUNDLE, path).unwrap_err();
             assert_eq!(error.class(), Class::Usage);
             assert!(error.title().contains(path.to_str().unwrap()), "{error}");
+            assert!(error.title().contains(AWS_BUNDLE), "{error}");
         };
         refused(&path);
         refused(folder.path());

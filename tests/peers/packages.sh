@@ -6,6 +6,7 @@ needed_packages=(
     debootstrap:debootstrap busybox:busybox-static setcap:libcap2-bin zstd:zstd newuidmap:uidmap mkfs.ext4:e2fsprogs
     losetup:mount curl:curl git:git openssl:openssl htpasswd:apache2-utils python3:python3 gcc:gcc readelf:binutils
     xz:xz-utils bzip2:bzip2 tar:tar ssh-agent:openssh-client /etc/ssl/certs/ca-certificates.crt:ca-certificates
+    ip:iproute2 unshare:util-linux nsenter:util-linux
     /usr/share/containers/seccomp.json:golang-github-containers-common
 )
 
@@ -18,6 +19,7 @@ missing_packages() {
     if command -v busybox >/dev/null && readelf -l "$(command -v busybox)" 2>/dev/null | grep -q INTERP; then
         echo busybox-static
     fi
+    python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
 }
 
 install_packages() {
@@ -59,4 +61,23 @@ apt_install() {
     ((status == 0)) && return
     tail -n 30 "$work/apt.log" >&2
     die "apt-get could not install what is missing; by hand: $command"
+}
+
+# moto's server stands for the AWS APIs: a virtual environment of its own, from PyPI, kept for later runs.
+moto_version=5.2.5
+
+install_moto() {
+    local target="${XDG_CACHE_HOME:-$HOME/.cache}/bareboat-tests/moto-$moto_version"
+    export BAREBOAT_TEST_MOTO=$target
+    [[ ! -e $target/complete ]] || return 0
+    say "installing moto $moto_version"
+    rm -rf "$target"
+    # What its server needs for ECR and STS; the extra `server` would bring 180 MB for other services.
+    {
+        python3 -m venv "$target" \
+            && "$target/bin/python3" -m pip install -q --disable-pip-version-check "moto==$moto_version" flask flask-cors \
+            && "$target/bin/python3" -c 'import moto.server, flask_cors' && touch "$target/complete"
+    } >"$work/moto.log" 2>&1 && return
+    tail -n 30 "$work/moto.log" >&2
+    die "pip could not install moto $moto_version (see above)"
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    Layout, Peers,
+    Layout, Peers, Stack,
     process::{self, Io},
 };
 
@@ -39,6 +39,7 @@ pub struct Build {
     source: Option<OsString>,
     stdin: Option<PathBuf>,
     output: bool,
+    stack: Option<&'static Stack>,
     timeout: Duration,
     runs: AtomicU32,
 }
@@ -58,6 +59,7 @@ impl Build {
             source: None,
             stdin: None,
             output: true,
+            stack: None,
             timeout: Duration::from_secs(300),
             runs: AtomicU32::new(0),
         };
@@ -141,6 +143,20 @@ impl Build {
         self
     }
 
+    /// Runs in the stack's namespaces.
+    pub fn inside(mut self, stack: &'static Stack) -> Build {
+        self.stack = Some(stack);
+        self
+    }
+
+    /// Docker's configuration below the build's home.
+    pub fn docker_config(self, config: &serde_json::Value) -> Build {
+        let directory = self.scratch.path().join("home/.docker");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("config.json"), config.to_string()).unwrap();
+        self
+    }
+
     pub fn timeout(mut self, seconds: u64) -> Build {
         self.timeout = Duration::from_secs(seconds);
         self
@@ -193,6 +209,9 @@ impl Build {
             .env("HOME", self.scratch.path().join("home"));
         for (name, value) in &self.environment {
             command.env(name, value);
+        }
+        if let Some(stack) = self.stack {
+            command = stack.wrap(command);
         }
         let stdin = self.stdin.as_ref().map(|path| fs::File::open(path).unwrap().into());
         command

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::PushError;
+use super::{
+    PushError,
+    tags::{self, Standing, name},
+};
 use crate::{
     digest::Digest,
     registry::{Client, Reference, RegistryError, Repository},
@@ -36,30 +39,18 @@ pub async fn put_document(
     document: &Document,
     destination: &Reference,
 ) -> Result<bool, PushError> {
-    if names_already(client, destination, document.digest).await? {
-        return Ok(false);
+    let wrap = |error| failed(destination.whole(), error);
+    match tags::standing(client, destination, document.digest).await.map_err(wrap)? {
+        Standing::Same => return Ok(false),
+        Standing::Free => {}
+        Standing::Kept(there) => {
+            tags::skip(client, destination, there, document.digest)?;
+            return Ok(false);
+        }
     }
-    put(client, document, destination).await.map_err(|error| failed(destination.whole(), error))?;
+    put(client, document, destination).await.map_err(wrap)?;
     verify(client, destination, document.digest).await?;
     Ok(true)
-}
-
-/// Whether there is nothing to do for `destination`.
-pub(super) async fn names_already(
-    client: &Client,
-    destination: &Reference,
-    digest: Digest,
-) -> Result<bool, PushError> {
-    if destination.digest().is_some_and(|named| named.parse() != Ok(digest)) {
-        let destination = destination.whole();
-        return Err(PushError::OtherDigest { destination, digest });
-    }
-    match client.pushed_digest(&Repository::from(destination), &name(destination)).await {
-        Ok(found) => Ok(found == Some(digest)),
-        // What the push itself will be told comes with a reason.
-        Err(RegistryError::Refused(_)) => Ok(false),
-        Err(error) => Err(failed(destination.whole(), error)),
-    }
 }
 
 pub(super) async fn put(
@@ -95,11 +86,6 @@ pub(super) async fn verify(
         return Err(wrap(RegistryError::Verify { what, expected, actual }));
     }
     Ok(())
-}
-
-/// What a document is put under: the tag, else the digest.
-fn name(destination: &Reference) -> String {
-    destination.tag().or_else(|| destination.digest()).unwrap_or("latest").to_owned()
 }
 
 pub(super) fn failed(destination: String, error: RegistryError) -> PushError {

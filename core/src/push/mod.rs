@@ -10,13 +10,16 @@ use bytes::Bytes;
 use crate::{
     Class, Error,
     digest::Digest,
+    event::Warning,
     registry::{Client, Manifest, Reference, RegistryError, Repository, manifest::ManifestError},
 };
 
 mod document;
+mod tags;
 mod uploader;
 
 pub use document::{Document, pinned, put_document};
+pub use tags::kept_tags;
 pub use uploader::Uploader;
 
 /// A layer of an image to push.
@@ -78,6 +81,8 @@ pub struct PushReport {
     pub changed: Vec<String>,
     /// Those that named it already: nothing was sent for them.
     pub unchanged: Vec<String>,
+    /// Immutable tags that keep their other content, because the client may skip them.
+    pub skipped: Vec<String>,
     /// Requests and retries of the client since the uploader was made.
     pub requests: u64,
     pub retries: u64,
@@ -87,6 +92,10 @@ pub struct PushReport {
 pub enum PushError {
     #[error("cannot push to {destination}: {error}")]
     Registry { destination: String, error: RegistryError },
+    #[error(
+        "cannot push to {destination}: the tag is immutable and names {there} already, not {digest}"
+    )]
+    Immutable { destination: String, there: Digest, digest: Digest },
     #[error("cannot push to {destination}: the image's digest is {digest}")]
     OtherDigest { destination: String, digest: Digest },
     #[error("the manifest to push is not valid: {0}")]
@@ -97,19 +106,37 @@ pub enum PushError {
     Task(String),
 }
 
+const IMMUTABLE_HINT: &str =
+    "push under another tag, or leave the tag as it is with --skip-immutable";
+
 impl PushError {
     /// The error that leaves core, with its hint.
     pub fn into_error(self) -> Error {
         let class = match self {
-            PushError::Registry { .. } | PushError::OtherDigest { .. } => Class::Push,
+            PushError::Registry { .. }
+            | PushError::Immutable { .. }
+            | PushError::OtherDigest { .. } => Class::Push,
             _ => Class::Bug,
         };
         let hint = match &self {
             PushError::Registry { error, .. } => error.hint(),
+            PushError::Immutable { .. } => Some(IMMUTABLE_HINT.into()),
             _ => None,
         };
         let error = Error::from_cause(class, self);
         error.maybe_hint(hint)
+    }
+}
+
+impl PushReport {
+    /// What the user should know although the push succeeded.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let warning = |name: &String| Warning {
+            message: format!("{name} is immutable and keeps its other content: it was not pushed"),
+            location: None,
+            hint: Some("push under another tag, or leave out --skip-immutable".into()),
+        };
+        self.skipped.iter().map(warning).collect()
     }
 }
 

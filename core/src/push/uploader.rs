@@ -9,7 +9,8 @@ use tokio::{runtime::Handle, sync::Semaphore, task::JoinSet};
 
 use super::{
     Bundle, Document, LayerSource, PushError, PushImage, PushLayer, PushProgress, PushReport,
-    document::{self, failed, names_already, put, verify},
+    document::{self, failed, put, verify},
+    tags::{self, Gate, Standing},
 };
 use crate::{
     digest::Digest,
@@ -37,6 +38,7 @@ pub struct Uploader {
 struct Group {
     repositories: Vec<Repository>,
     permits: Arc<Semaphore>,
+    gate: Arc<Gate>,
 }
 
 #[derive(Default)]
@@ -56,11 +58,31 @@ struct Job {
     client: Client,
     repositories: Vec<Repository>,
     permits: Arc<Semaphore>,
+    gate: Arc<Gate>,
     digest: Digest,
     size: u64,
     source: BlobSource,
     known_in: Option<Repository>,
     progress: PushProgress,
+}
+
+/// The destinations' repositories by canonical registry.
+fn groups(destinations: &[Reference]) -> BTreeMap<String, Group> {
+    let mut named: BTreeMap<String, Vec<Reference>> = BTreeMap::new();
+    for destination in destinations {
+        named.entry(canonical(destination.registry())).or_default().push(destination.clone());
+    }
+    let group = |destinations: Vec<Reference>| {
+        let mut repositories: Vec<Repository> = Vec::new();
+        for repository in destinations.iter().map(Repository::from) {
+            if !repositories.contains(&repository) {
+                repositories.push(repository);
+            }
+        }
+        let permits = Arc::new(Semaphore::new(BLOBS_AT_ONCE));
+        Group { repositories, permits, gate: Arc::new(Gate::new(destinations)) }
+    };
+    named.into_iter().map(|(registry, named)| (registry, group(named))).collect()
 }
 
 impl Uploader {
@@ -77,20 +99,10 @@ impl Uploader {
         if destinations.is_empty() {
             return Err(PushError::Image("there is no destination".into()));
         }
-        let mut groups: BTreeMap<String, Group> = BTreeMap::new();
-        for repository in destinations.iter().map(Repository::from) {
-            let group = groups.entry(canonical(&repository.registry)).or_insert_with(|| Group {
-                repositories: Vec::new(),
-                permits: Arc::new(Semaphore::new(BLOBS_AT_ONCE)),
-            });
-            if !group.repositories.contains(&repository) {
-                group.repositories.push(repository);
-            }
-        }
         Ok(Uploader {
             client: client.clone(),
             destinations: destinations.to_vec(),
-            groups,
+            groups: groups(destinations),
             progress,
             runtime: Handle::current(),
             tasks: Mutex::default(),
@@ -133,6 +145,7 @@ impl Uploader {
             client: self.client.clone(),
             repositories: group.repositories.clone(),
             permits: group.permits.clone(),
+            gate: group.gate.clone(),
             digest,
             size,
             source: source.clone(),
@@ -179,19 +192,23 @@ impl Uploader {
         let mut report = PushReport::default();
         let mut changed = Vec::new();
         for destination in &self.destinations {
-            if names_already(&self.client, destination, bundle.root.digest).await? {
-                report.unchanged.push(destination.whole());
-            } else {
-                changed.push(destination.clone());
+            match self.standing(destination, bundle.root.digest).await? {
+                Standing::Same => report.unchanged.push(destination.whole()),
+                Standing::Free => changed.push(destination.clone()),
+                Standing::Kept(there) => {
+                    let digest = bundle.root.digest;
+                    report.skipped.push(tags::skip(&self.client, destination, there, digest)?)
+                }
             }
         }
         self.keep_only(&changed);
         self.upload(bundle, &mut report).await?;
         self.put_children(bundle, &changed, &mut report).await?;
         for destination in &changed {
-            self.put(destination, &bundle.root, bundle, &mut report).await?;
-            verify(&self.client, destination, bundle.root.digest).await?;
-            report.changed.push(destination.whole());
+            if self.put(destination, &bundle.root, bundle, &mut report).await? {
+                verify(&self.client, destination, bundle.root.digest).await?;
+                report.changed.push(destination.whole());
+            }
         }
         let now = self.client.stats();
         report.requests = now.requests - self.before.requests;
@@ -210,7 +227,7 @@ impl Uploader {
         for destination in destinations.iter().filter(|d| done.insert(Repository::from(*d))) {
             for child in &bundle.children {
                 let place = document::pinned(destination, child.digest);
-                if !names_already(&self.client, &place, child.digest).await? {
+                if self.standing(&place, child.digest).await? != Standing::Same {
                     self.put(&place, child, bundle, report).await?;
                     verify(&self.client, &place, child.digest).await?;
                 }
@@ -226,9 +243,31 @@ impl Uploader {
             group.repositories.retain(|repository| wanted.contains(repository));
         }
         self.groups.retain(|_, group| !group.repositories.is_empty());
+        self.groups.values().for_each(|group| group.gate.open());
         if changed.is_empty() {
             self.tasks().running.abort_all();
         }
+    }
+
+    async fn standing(
+        &self,
+        destination: &Reference,
+        digest: Digest,
+    ) -> Result<Standing, PushError> {
+        let other = |named: &str| named.parse() != Ok(digest);
+        if destination.digest().is_some_and(other) {
+            return Err(PushError::OtherDigest { destination: destination.whole(), digest });
+        }
+        match tags::standing(&self.client, destination, digest).await {
+            Ok(found) => Ok(found),
+            Err(error) => Err(self.failed(destination, error).await),
+        }
+    }
+
+    /// With what the registry's provider says about it.
+    async fn failed(&self, destination: &Reference, error: RegistryError) -> PushError {
+        let error = self.client.advised(&Repository::from(destination), error).await;
+        failed(destination.whole(), error)
     }
 
     async fn upload(&self, bundle: &Bundle, report: &mut PushReport) -> Result<(), PushError> {
@@ -243,25 +282,35 @@ impl Uploader {
         Ok(())
     }
 
+    /// Returns whether it names the image now; not so for an immutable tag that may be skipped.
     async fn put(
         &self,
         destination: &Reference,
         document: &Document,
         bundle: &Bundle,
         report: &mut PushReport,
-    ) -> Result<(), PushError> {
-        let result = put(&self.client, document, destination).await;
-        match &result {
-            // A blob vanished since it was asked for: look at all of them again, once.
-            Err(error) if error.kind() == Some(RefusalKind::BlobUnknown) => {
-                tracing::warn!(%error, "a blob is gone, checking all again");
-                self.tasks().started.clear();
-                self.upload(bundle, report).await?;
-                put(&self.client, document, destination).await
-            }
-            _ => result,
+    ) -> Result<bool, PushError> {
+        let mut result = put(&self.client, document, destination).await;
+        // A blob vanished since it was asked for: look at all of them again, once.
+        if let Err(error) = &result
+            && error.kind() == Some(RefusalKind::BlobUnknown)
+        {
+            tracing::warn!(%error, "a blob is gone, checking all again");
+            self.tasks().started.clear();
+            self.upload(bundle, report).await?;
+            result = put(&self.client, document, destination).await;
         }
-        .map_err(|error| failed(destination.whole(), error))
+        match result {
+            Ok(()) => Ok(true),
+            Err(error)
+                if error.kind() == Some(RefusalKind::TagImmutable)
+                    && self.client.skip_immutable() =>
+            {
+                report.skipped.push(destination.whole());
+                Ok(false)
+            }
+            Err(error) => Err(self.failed(destination, error).await),
+        }
     }
 }
 
@@ -281,15 +330,20 @@ impl PushReport {
 impl Job {
     /// Into one repository after the other: from the second on, the registry can mount it from the first.
     async fn run(self) -> Result<Vec<Done>, PushError> {
+        self.gate.pass(&self.client).await;
         let _permit = self.permits.acquire().await;
         let mut done = Vec::new();
         for (at, repository) in self.repositories.iter().enumerate() {
             let first = self.repositories.first().filter(|_| at > 0);
             let mount_from = first.or(self.known_in.as_ref()).map(|known| known.name.as_str());
-            let outcome = self
-                .upload(repository, mount_from)
-                .await
-                .map_err(|error| failed(repository.to_string(), error))?;
+            let outcome = self.upload(repository, mount_from).await;
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    let error = self.client.advised(repository, error).await;
+                    return Err(failed(repository.to_string(), error));
+                }
+            };
             tracing::debug!(%repository, digest = %self.digest, ?outcome, "blob");
             done.push(Done { outcome, size: self.size });
         }

@@ -16,6 +16,7 @@ use super::{
     auth::{Access, keychain::Keychain},
     connect::Http,
     error::RegistryError,
+    hooks::RegistryHooks,
     host::Host,
     options::{ClientOptions, Limits},
     reference::{Repository, canonical},
@@ -82,11 +83,38 @@ impl Client {
     pub fn limits(&self) -> &Limits {
         self.shared.limits()
     }
+
+    pub(crate) fn skip_immutable(&self) -> bool {
+        self.shared.options.skip_immutable
+    }
+
+    /// The hooks of `repository`'s registry, where there are some.
+    pub(crate) fn hooks(&self, repository: &Repository) -> Option<&dyn RegistryHooks> {
+        self.shared.hooks(&canonical(&repository.registry))
+    }
+
+    /// Adds what the registry's provider says about `error`, which ends a pull or a push.
+    pub(crate) async fn advised(
+        &self,
+        repository: &Repository,
+        error: RegistryError,
+    ) -> RegistryError {
+        let Some(hooks) = self.hooks(repository) else { return error };
+        match hooks.advise(repository, &error).await {
+            Some(hint) => RegistryError::Advised { error: Box::new(error), hint },
+            None => error,
+        }
+    }
 }
 
 impl Shared {
     pub(crate) fn limits(&self) -> &Limits {
         &self.options.limits
+    }
+
+    /// The hooks of the registry with the canonical name `registry`.
+    pub(crate) fn hooks(&self, registry: &str) -> Option<&dyn RegistryHooks> {
+        self.options.hooks.as_deref().filter(|hooks| hooks.knows(registry))
     }
 
     /// The registry called `name`; all repositories share it, with its tokens.
@@ -147,6 +175,8 @@ impl Endpoint {
         access: Access,
         limits: &Limits,
     ) -> Call<'a> {
+        // A dead mirror must not hold up the build for long.
+        let tries = if self.mirror { limits.tries.min(2) } else { limits.tries };
         Call {
             host: &self.host,
             method,
@@ -154,8 +184,9 @@ impl Endpoint {
             headers: HeaderMap::new(),
             payload: Payload::Empty,
             access,
-            // A dead mirror must not hold up the build for long.
-            tries: if self.mirror { limits.tries.min(2) } else { limits.tries },
+            response_timeout: limits.response_timeout,
+            tries,
+            throttled_tries: tries,
         }
     }
 }

@@ -114,6 +114,21 @@ impl Http {
     }
 }
 
+/// A client for a cloud provider's API, with the roots, the proxies and the resolver of registry requests. Plain http goes
+/// to no proxy: what speaks it here are metadata services of this machine.
+///
+/// # Errors
+/// As for [`super::Client::new`].
+pub fn service_client(
+    options: &ClientOptions,
+    connect_timeout: Duration,
+) -> Result<reqwest::Client, RegistryError> {
+    let mut options = options.clone();
+    options.proxies.http = None;
+    options.limits.connect_timeout = connect_timeout;
+    build_client(&options, &ProxyRules::new(&options.proxies)?, None)
+}
+
 fn build_client(
     options: &ClientOptions,
     proxies: &ProxyRules,

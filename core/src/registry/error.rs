@@ -65,6 +65,9 @@ pub enum RegistryError {
     Canceled,
     #[error(transparent)]
     BadDigest(#[from] DigestError),
+    /// With a hint of the registry's provider.
+    #[error("{error}")]
+    Advised { error: Box<RegistryError>, hint: String },
 }
 
 /// Why there was no connection.
@@ -170,7 +173,7 @@ impl Refusal {
             }
             RefusalKind::ManifestUnknown => "check the tag's spelling".into(),
             RefusalKind::TagImmutable => {
-                "the repository keeps its tags: push under another tag".into()
+                "the repository keeps its tags: push under another tag, or leave this one as it is with --skip-immutable".into()
             }
             RefusalKind::TooManyRequests => {
                 "the registry limits its requests: log in, or try again later".into()
@@ -208,6 +211,7 @@ impl RegistryError {
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             RegistryError::Refused(refusal) => Some(refusal),
+            RegistryError::Advised { error, .. } => error.refusal(),
             _ => None,
         }
     }
@@ -229,6 +233,8 @@ impl RegistryError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             RegistryError::Refused(refusal) => return refusal.hint(),
+            RegistryError::Advised { hint, .. } => hint.clone(),
+            RegistryError::Keychain(error) => return error.hint.clone(),
             RegistryError::Token { error, .. } | RegistryError::Source { error, .. } => {
                 return error.hint();
             }
@@ -338,6 +344,8 @@ fn classify(status: StatusCode, code: Option<&str>, message: &str) -> RefusalKin
         ("NAME_UNKNOWN" | "NAME_INVALID", _) => RefusalKind::NameUnknown,
         ("MANIFEST_UNKNOWN", _) => RefusalKind::ManifestUnknown,
         ("BLOB_UNKNOWN" | "MANIFEST_BLOB_UNKNOWN", _) => RefusalKind::BlobUnknown,
+        // ECR's name for it.
+        (_, 400 | 404) if says(&["layersnotfound", "layers not found"]) => RefusalKind::BlobUnknown,
         ("BLOB_UPLOAD_UNKNOWN" | "BLOB_UPLOAD_INVALID" | "DIGEST_INVALID" | "SIZE_INVALID", _) => {
             RefusalKind::UploadLost
         }

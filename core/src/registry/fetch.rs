@@ -37,7 +37,8 @@ impl Client {
         for endpoint in &endpoints {
             match self.resolve_at(endpoint, reference).await {
                 Err(error) if endpoint.mirror => mirror_failed(endpoint, &error),
-                result => return result,
+                Err(error) => return Err(self.advised(&repository, error).await),
+                found => return found,
             }
         }
         Err(no_endpoint(&repository))
@@ -48,7 +49,11 @@ impl Client {
         endpoint: &Endpoint,
         reference: &Reference,
     ) -> Result<Resolved, RegistryError> {
-        match self.head_manifest(endpoint, manifest_name(reference)).await {
+        let head = match self.imports(endpoint) {
+            true => Ok(None),
+            false => self.head_manifest(endpoint, manifest_name(reference)).await,
+        };
+        match head {
             Ok(Some(resolved)) => {
                 check_asked(reference, resolved.digest)?;
                 return Ok(resolved);
@@ -108,7 +113,8 @@ impl Client {
         for endpoint in &endpoints {
             match self.manifest_at(endpoint, reference).await {
                 Err(error) if endpoint.mirror => mirror_failed(endpoint, &error),
-                result => return result,
+                Err(error) => return Err(self.advised(&repository, error).await),
+                found => return found,
             }
         }
         Err(no_endpoint(&repository))
@@ -130,8 +136,41 @@ impl Client {
         endpoint: &Endpoint,
         reference: &Reference,
     ) -> Result<FetchedManifest, RegistryError> {
+        if self.imports(endpoint) {
+            return self.import(endpoint, reference).await;
+        }
         let access = Access::pull(&endpoint.repository);
         self.get_manifest(endpoint, reference, access).await
+    }
+
+    /// Whether a GET makes the registry fetch what it lacks from another one (a pull-through cache).
+    fn imports(&self, endpoint: &Endpoint) -> bool {
+        self.shared.hooks(&endpoint.host.name).is_some()
+    }
+
+    /// A manifest that may have to be imported first. Only a pull by tag imports, so a reference with a tag and a digest
+    /// is asked for by its tag first.
+    async fn import(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+    ) -> Result<FetchedManifest, RegistryError> {
+        let access = Access::pull(&endpoint.repository);
+        let get = |name| self.get_manifest_as(endpoint, reference, name, access.clone());
+        if let (Some(tag), Some(_)) = (reference.tag(), reference.digest()) {
+            match get(tag).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => tracing::debug!(%error, "not by tag, trying by digest"),
+            }
+        }
+        match get(manifest_name(reference)).await {
+            // The first answer of an import that is under way.
+            Err(error) if error.is_not_found() => {
+                tokio::time::sleep(self.limits().backoff_first).await;
+                get(manifest_name(reference)).await
+            }
+            result => result,
+        }
     }
 
     pub(crate) async fn get_manifest(
@@ -140,10 +179,24 @@ impl Client {
         reference: &Reference,
         access: Access,
     ) -> Result<FetchedManifest, RegistryError> {
-        let path = format!("manifests/{}", manifest_name(reference));
-        let call = endpoint
+        self.get_manifest_as(endpoint, reference, manifest_name(reference), access).await
+    }
+
+    /// Asks for `name`, which must be what `reference` names.
+    async fn get_manifest_as(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        name: &str,
+        access: Access,
+    ) -> Result<FetchedManifest, RegistryError> {
+        let path = format!("manifests/{name}");
+        let mut call = endpoint
             .call(Method::GET, &path, access, self.limits())
             .header(ACCEPT, MANIFEST_TYPES)?;
+        if self.imports(endpoint) {
+            call.response_timeout = self.limits().import_timeout;
+        }
         let mut failed = 0;
         loop {
             let answer = self.shared.send(&call).await?;

@@ -1,10 +1,10 @@
 //! What a client is made of: TLS, proxies, mirrors, limits. Core looks none of it up itself.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use url::Url;
 
-use super::{error::RegistryError, pattern::HostPattern};
+use super::{error::RegistryError, hooks::RegistryHooks, pattern::HostPattern};
 use crate::secret::Secret;
 
 /// How to reach registries.
@@ -21,6 +21,10 @@ pub struct ClientOptions {
     pub trusted_redirect_hosts: Vec<String>,
     pub user_agent: String,
     pub limits: Limits,
+    /// A provider's knowledge of its own registries.
+    pub hooks: Option<Arc<dyn RegistryHooks>>,
+    /// A tag that can't be moved and holds other content is left as it is, with a warning.
+    pub skip_immutable: bool,
 }
 
 impl ClientOptions {
@@ -33,6 +37,8 @@ impl ClientOptions {
             trusted_redirect_hosts: Vec::new(),
             user_agent: concat!("bareboat/", env!("CARGO_PKG_VERSION")).into(),
             limits: Limits::default(),
+            hooks: None,
+            skip_immutable: false,
         }
     }
 }
@@ -59,6 +65,8 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// Until the head of an answer is there.
     pub response_timeout: Duration,
+    /// The same for a manifest that the registry may first have to import.
+    pub import_timeout: Duration,
     /// For a whole small document (manifest, config, token, error).
     pub document_timeout: Duration,
     /// A blob's transfer without progress.
@@ -82,6 +90,7 @@ impl Default for Limits {
             retry_after_max: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(15),
             response_timeout: Duration::from_secs(60),
+            import_timeout: Duration::from_secs(300),
             document_timeout: Duration::from_secs(120),
             stall_timeout: Duration::from_secs(60),
             bytes_per_second_min: 256,

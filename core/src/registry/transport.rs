@@ -41,7 +41,10 @@ pub(crate) struct Call<'a> {
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Payload<'a>,
     pub(crate) access: Access,
+    pub(crate) response_timeout: Duration,
     pub(crate) tries: u32,
+    /// Instead of `tries` where the registry throttles: nothing has happened then, only this request need be sent again.
+    pub(crate) throttled_tries: u32,
 }
 
 /// An answer in 2xx, its body not read yet.
@@ -80,7 +83,9 @@ impl Shared {
                 Err(error) => error,
             };
             failed += 1;
-            self.pause(&call.host.name, failed, call.tries, error).await?;
+            let throttled = error.kind() == Some(RefusalKind::TooManyRequests);
+            let tries = if throttled { call.throttled_tries } else { call.tries };
+            self.pause(&call.host.name, failed, tries, error).await?;
         }
     }
 
@@ -250,7 +255,7 @@ impl Shared {
             ticket.apply(call.host, url, &mut headers);
         }
         let mut request = client.request(call.method.clone(), url.clone());
-        let mut limit = Some(self.limits().response_timeout);
+        let mut limit = Some(call.response_timeout);
         match &call.payload {
             Payload::Empty if matches!(call.method, Method::POST | Method::PUT) => {
                 request = request.header(CONTENT_LENGTH, 0);

@@ -84,20 +84,40 @@ impl Client {
         let endpoint = self.shared.endpoint(repository)?;
         let mount_from = mount_from.filter(|from| *from != repository.name);
         let upload = Upload { endpoint, digest, size, source, mount_from, progress };
-        let (mut failed, mut closed) = (0, 0);
+        let (mut failed, mut closed, mut created) = (0, 0, false);
         loop {
-            let error = match self.upload_once(&upload).await {
+            let mut error = match self.upload_once(&upload).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
             };
             failed += 1;
             closed += u32::from(matches!(error, RegistryError::UploadClosed { .. }));
-            // Twice no answer to a POST is how ECR says "no such repository".
-            if closed >= 2 {
+            // A request that was throttled has had its tries.
+            if error.kind() == Some(RefusalKind::TooManyRequests) {
                 return Err(error);
+            }
+            // Twice no answer to a POST is how ECR says "no such repository".
+            if closed >= 2 || error.kind() == Some(RefusalKind::NameUnknown) {
+                let hopeless = match created {
+                    true => failed >= self.limits().tries,
+                    false => !self.create_repository(repository).await?,
+                };
+                if hopeless {
+                    return Err(error);
+                }
+                // A repository that was made a moment ago may not be seen everywhere yet.
+                (closed, created) = (0, true);
+                let (url, reason) = (upload.what(), error.to_string());
+                error = RegistryError::Broken { url, reason };
             }
             self.before_next_upload(&upload, failed, error).await?;
         }
+    }
+
+    /// Has the registry's provider create `repository`. Returns whether it is there now.
+    async fn create_repository(&self, repository: &Repository) -> Result<bool, RegistryError> {
+        let Some(hooks) = self.hooks(repository) else { return Ok(false) };
+        Ok(hooks.create_repository(repository).await?)
     }
 
     /// Waits, if the whole upload may be tried again after `error`.

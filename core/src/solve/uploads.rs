@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     error::Error,
-    event::{Reporter, VertexKind},
+    event::{Event, Reporter, VertexKind},
     output::PushTarget,
     plan::{Base, BuildGraph},
     push::{LayerSource, PushError, PushImage, PushLayer, PushProgress, PushReport, Uploader},
@@ -29,6 +29,7 @@ struct Group {
     uploader: Uploader,
     /// The image goes under its digest alone.
     by_digest: bool,
+    reporter: Arc<dyn Reporter>,
     names: String,
     vertex: Arc<OnceLock<Vertex>>,
     start: Arc<dyn Fn() -> Vertex + Send + Sync>,
@@ -78,7 +79,11 @@ impl Uploads {
                 true => group.uploader.finish_by_digest(image).await,
                 false => group.uploader.finish(image).await,
             };
-            reports.push(vertex.end(pushed.map_err(PushError::into_error))?);
+            let report = vertex.end(pushed.map_err(PushError::into_error))?;
+            for warning in report.warnings() {
+                group.reporter.report(Event::Warning(warning));
+            }
+            reports.push(report);
         }
         Ok(reports)
     }
@@ -95,11 +100,11 @@ fn group(
     let shown: Vec<String> = names.iter().map(ToString::to_string).collect();
     let shown = format!("{label}{}", shown.join(", "));
     let vertex: Arc<OnceLock<Vertex>> = Arc::default();
-    let (reporter, next, title) = (reporter.clone(), next_vertex.clone(), shown.clone());
+    let (told, next, title) = (reporter.clone(), next_vertex.clone(), shown.clone());
     let start: Arc<dyn Fn() -> Vertex + Send + Sync> = Arc::new(move || {
         let id = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("pushing {title}");
-        Vertex::start(reporter.clone(), id, VertexKind::Push, name, None)
+        Vertex::start(told.clone(), id, VertexKind::Push, name, None)
     });
     let (told, begin) = (vertex.clone(), start.clone());
     let progress: PushProgress = Arc::new(move |repository, digest, done, total| {
@@ -107,7 +112,8 @@ fn group(
         vertex.report_progress(format!("{} to {repository}", digest.short()), done, total);
     });
     let uploader = Uploader::new(client, names, progress)?;
-    Ok(Group { uploader, by_digest: *by_digest, names: shown, vertex, start })
+    let (by_digest, reporter) = (*by_digest, reporter.clone());
+    Ok(Group { uploader, by_digest, reporter, names: shown, vertex, start })
 }
 
 /// The target and the stages that it starts from.

@@ -81,6 +81,11 @@ fn option(flag: &Flag) -> Arg {
     match flag.kind {
         Kind::Count => arg.action(ArgAction::Count),
         Kind::Switch => switch(arg),
+        Kind::OptionalFields => valued(arg, flag)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .value_parser(OsStringValueParser::new()),
         Kind::Choice(words) => valued(arg, flag).value_parser(PossibleValuesParser::new(words)),
         Kind::Text | Kind::Path | Kind::Number | Kind::Pair | Kind::Fields => {
             valued(arg, flag).value_parser(OsStringValueParser::new())

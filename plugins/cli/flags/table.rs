@@ -28,6 +28,8 @@ pub enum Kind {
     Pair,
     /// `key=value,key=value`, one CSV record.
     Fields,
+    /// The same, or nothing at all, which stands for the defaults: `--name`, `--name=key=value`.
+    OptionalFields,
 }
 
 /// Under which heading help shows a flag.
@@ -456,6 +458,84 @@ pub const FLAGS: &[Flag] = &[
         commands: REACHES_REGISTRIES,
         group: Group::Registry,
         help: "Certificates (PEM) to trust besides the system's; SSL_CERT_FILE replaces those",
+        ..ROW
+    },
+    Flag {
+        name: "skip-immutable",
+        kind: Kind::Switch,
+        group: Group::Registry,
+        help: "Leave a tag that can't be moved and names another image as it is, with a warning, instead of failing",
+        ..ROW
+    },
+    #[cfg(feature = "aws")]
+    Flag {
+        name: "create-repository",
+        value: "KEY=VALUE,…",
+        kind: Kind::OptionalFields,
+        group: Group::Registry,
+        help: "Create a repository that ECR says is missing. Keys mutability=mutable|immutable, except=TAG|TAG*, \
+               encryption=aes256|kms|kms-dsse, kms-key=ARN, scan=true, tag.KEY=VALUE, lifecycle=FILE",
+        ..ROW
+    },
+    #[cfg(feature = "aws")]
+    Flag {
+        name: "aws-role-arn",
+        value: "ARN",
+        repeatable: true,
+        commands: READS,
+        group: Group::Registry,
+        environment: Some("BAREBOAT_AWS_ROLE_ARN"),
+        help: "The role for ECR: an ID token of GitHub or GitLab is exchanged for it, other keys assume it; repeat it \
+               to go on to another role",
+        ..ROW
+    },
+    #[cfg(feature = "aws")]
+    Flag {
+        name: "aws-registry-role",
+        value: "HOST=ARN",
+        repeatable: true,
+        commands: READS,
+        group: Group::Registry,
+        help: "A role for one ECR registry, after those of --aws-role-arn",
+        ..ROW
+    },
+    #[cfg(feature = "aws")]
+    Flag {
+        name: "aws-external-id",
+        value: "ID",
+        commands: READS,
+        group: Group::Registry,
+        help: "The external ID that a role's trust policy asks for",
+        ..ROW
+    },
+    #[cfg(feature = "aws")]
+    Flag {
+        name: "aws-role-session-name",
+        value: "NAME",
+        commands: READS,
+        group: Group::Registry,
+        default: Some("bareboat"),
+        help: "The name of the roles' sessions in AWS's logs",
+        ..ROW
+    },
+    #[cfg(feature = "aws")]
+    Flag {
+        name: "aws-id-token-var",
+        value: "NAME",
+        commands: READS,
+        group: Group::Registry,
+        default: Some("AWS_ID_TOKEN"),
+        help: "The variable that holds an ID token (GitLab's id_tokens) for --aws-role-arn",
+        ..ROW
+    },
+    #[cfg(feature = "aws")]
+    Flag {
+        name: "ecr-registry",
+        value: "HOST=REGION",
+        repeatable: true,
+        commands: READS,
+        group: Group::Registry,
+        help: "A private name of an ECR registry and its AWS Region",
         ..ROW
     },
     Flag {

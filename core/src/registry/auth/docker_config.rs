@@ -105,6 +105,13 @@ impl DockerConfigKeychain {
         })
     }
 
+    /// The registries (canonical) for which the file names `helper`, and whether it is the store of all credentials.
+    pub fn uses_of_helper(&self, helper: &str) -> (Vec<String>, bool) {
+        let named = self.cred_helpers.iter().filter(|(_, name)| *name == helper);
+        let everywhere = self.creds_store.as_deref() == Some(helper);
+        (named.map(|(registry, _)| registry.clone()).collect(), everywhere)
+    }
+
     /// Takes `helper` out of the file, for callers that answer for it themselves.
     pub fn without_helper(mut self, helper: &str) -> Self {
         self.cred_helpers.retain(|_, name| name != helper);
@@ -195,6 +202,7 @@ impl Keychain for DockerConfigKeychain {
                 registry: host,
                 keychain: self.name.clone(),
                 reason,
+                hint: None,
             })
         })
     }

@@ -1,6 +1,6 @@
 //! Where credentials come from: a port that adapters implement.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use crate::{registry::reference::canonical, secret::Secret};
 
@@ -34,6 +34,8 @@ pub struct KeychainError {
     pub registry: String,
     pub keychain: String,
     pub reason: String,
+    /// What to do next.
+    pub hint: Option<String>,
 }
 
 /// Gives credentials for registries.
@@ -50,6 +52,12 @@ pub trait Keychain: Send + Sync {
     fn refused<'a>(&'a self, registry: &'a str, credential: &'a Credential) -> BoxFuture<'a, bool> {
         let _ = (registry, credential);
         Box::pin(async { false })
+    }
+
+    /// When to ask for another credential than `credential` although the registry still takes it; `None`: never.
+    fn renew_at(&self, registry: &str, credential: &Credential) -> Option<Instant> {
+        let _ = (registry, credential);
+        None
     }
 }
 
@@ -126,5 +134,9 @@ impl Keychain for ChainKeychain {
             }
             again
         })
+    }
+
+    fn renew_at(&self, registry: &str, credential: &Credential) -> Option<Instant> {
+        self.0.iter().filter_map(|keychain| keychain.renew_at(registry, credential)).min()
     }
 }

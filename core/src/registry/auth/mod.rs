@@ -69,6 +69,8 @@ pub(crate) struct Ticket {
     id: u64,
     /// Where the credential behind it came from; `None` for anonymous.
     pub(crate) source: Option<String>,
+    /// When the credential behind it is to be replaced.
+    renew_at: Option<Instant>,
 }
 
 impl Ticket {
@@ -127,7 +129,10 @@ impl HostAuth {
         let now = Instant::now();
         let mut state = self.state();
         match state.challenge {
-            Some(Known::Basic) => state.basic.get(&access.repository).cloned(),
+            Some(Known::Basic) => {
+                let known = state.basic.get(&access.repository);
+                known.filter(|ticket| ticket.renew_at.is_none_or(|at| at > now)).cloned()
+            }
             Some(Known::Bearer { .. }) => {
                 state.tokens.retain(|token| token.renew_at > now);
                 let found = state.tokens.iter().find(|token| token.access.covers(access));
@@ -148,7 +153,7 @@ impl HostAuth {
 impl State {
     fn new_ticket(&mut self, header: HeaderValue, source: Option<String>) -> Ticket {
         self.last_id += 1;
-        Ticket { header, id: self.last_id, source }
+        Ticket { header, id: self.last_id, source, renew_at: None }
     }
 
     /// Remembers a challenge and the scopes it names for `access`.
@@ -184,7 +189,11 @@ impl Shared {
         }
         let credential = self.credential(host, &access.repository).await?;
         match known {
-            Known::Basic => basic_ticket(host, access, credential),
+            Known::Basic => {
+                let renew_at =
+                    credential.as_ref().and_then(|c| self.keychain.renew_at(&host.name, c));
+                basic_ticket(host, access, credential, renew_at)
+            }
             Known::Bearer { realm, service } => self
                 .bearer_ticket(host, access, credential, &realm, service.as_deref())
                 .await
@@ -208,7 +217,9 @@ impl Shared {
         host: &Host,
         repository: &str,
     ) -> Result<Option<Credential>, KeychainError> {
-        if let Some(known) = host.auth.state().credentials.get(repository) {
+        if let Some(known) = host.auth.state().credentials.get(repository)
+            && !known.as_ref().is_some_and(|known| self.is_due(host, known))
+        {
             return Ok(known.clone());
         }
         let found = self.keychain.credential(&host.name, repository).await?;
@@ -216,6 +227,11 @@ impl Shared {
         tracing::debug!(registry = host.name, repository, source, "credential");
         host.auth.state().credentials.insert(repository.to_owned(), found.clone());
         Ok(found)
+    }
+
+    /// Whether the keychain wants to be asked again.
+    fn is_due(&self, host: &Host, credential: &Credential) -> bool {
+        self.keychain.renew_at(&host.name, credential).is_some_and(|at| at <= Instant::now())
     }
 
     async fn bearer_ticket(
@@ -353,6 +369,7 @@ fn basic_ticket(
     host: &Host,
     access: &Access,
     credential: Option<Credential>,
+    renew_at: Option<Instant>,
 ) -> Result<Option<Ticket>, RegistryError> {
     let Some(Credential { source, kind }) = credential else { return Ok(None) };
     let header = match &kind {
@@ -366,7 +383,7 @@ fn basic_ticket(
         }
     };
     let mut state = host.auth.state();
-    let ticket = state.new_ticket(header, Some(source));
+    let ticket = Ticket { renew_at, ..state.new_ticket(header, Some(source)) };
     state.basic.insert(access.repository.clone(), ticket.clone());
     Ok(Some(ticket))
 }
@@ -376,6 +393,7 @@ fn wrong_credential(host: &Host, source: &str, reason: &str) -> KeychainError {
         registry: host.name.clone(),
         keychain: source.to_owned(),
         reason: reason.to_owned(),
+        hint: None,
     }
 }
 

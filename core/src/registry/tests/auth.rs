@@ -264,7 +264,9 @@ impl Keychain for Broken {
         _: &'a str,
     ) -> BoxFuture<'a, Result<Option<Credential>, KeychainError>> {
         let (registry, keychain) = (registry.to_owned(), "the helper".to_owned());
-        Box::pin(async { Err(KeychainError { registry, keychain, reason: "it is locked".into() }) })
+        Box::pin(async {
+            Err(KeychainError { registry, keychain, reason: "it is locked".into(), hint: None })
+        })
     }
 }
 

@@ -1,6 +1,8 @@
 //! From what was typed to what is meant: the only place that gives flags their meaning.
 
 mod annotations;
+#[cfg(feature = "aws")]
+mod aws;
 mod csv;
 mod output;
 mod secret;
@@ -41,6 +43,10 @@ pub struct RegistryOptions {
     /// Docker's config.json, whether or not it exists.
     pub docker_config: Option<PathBuf>,
     pub proxies: Proxies,
+    /// An immutable tag that holds another image is left as it is.
+    pub skip_immutable: bool,
+    #[cfg(feature = "aws")]
+    pub aws: bareboat_ecr::Options,
 }
 
 /// A build with everything around it.
@@ -201,10 +207,14 @@ fn build(
     request.compression = outputs.compression;
     request.image = outputs.image;
     request.tags = outputs.tags;
+    let mut registry = registry(raw, environment)?;
+    registry.skip_immutable = raw.take_switch("skip-immutable");
+    #[cfg(feature = "aws")]
+    aws::pushes(raw, &request, &mut registry.aws)?;
     Ok(Build {
         request,
         state,
-        registry: registry(raw, environment)?,
+        registry,
         metadata_file: file_to_write("metadata-file", raw)?,
         iidfile: file_to_write("iidfile", raw)?,
         stdout_taken,
@@ -325,6 +335,9 @@ fn registry(raw: &mut RawRequest, environment: &Environment) -> Result<RegistryO
         ca_files: raw.take_all("ca-file").into_iter().map(PathBuf::from).collect(),
         docker_config: surroundings::docker_config(environment),
         proxies: surroundings::proxies(environment),
+        skip_immutable: false,
+        #[cfg(feature = "aws")]
+        aws: aws::options(raw, environment)?,
     })
 }
 

@@ -26,6 +26,8 @@ fn build_of(arguments: &[&str]) -> Build {
     }
 }
 
+const ROLE: &str = "arn:aws:iam::123456789012:role/x";
+
 /// A value that each flag takes.
 fn sample(name: &str) -> &'static str {
     match name {
@@ -45,6 +47,10 @@ fn sample(name: &str) -> &'static str {
         "no-cache-filter" | "file" | "target" | "tag" | "metadata-file" | "iidfile" | "ca-file"
         | "state-dir" => "x",
         "insecure-registry" => "h:1",
+        "create-repository" => "mutability=immutable",
+        "aws-role-arn" => ROLE,
+        "aws-registry-role" => "h=arn:aws:iam::123456789012:role/x",
+        "ecr-registry" => "h=us-east-1",
         _ => "a=b",
     }
 }

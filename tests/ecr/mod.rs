@@ -1,0 +1,4 @@
+//! Registries by their real names, as the product meets them: in the stack's namespace, with no flag that says so.
+
+mod push;
+mod stack_test;
