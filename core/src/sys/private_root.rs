@@ -160,7 +160,7 @@ pub fn mode_at_real_root(path: &Path) -> rustix::io::Result<u32> {
 }
 
 /// A file of /proc/self, wherever the root is.
-pub(super) fn open_own(name: &str) -> rustix::io::Result<OwnedFd> {
+pub fn open_own(name: &str) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     match HELD.get().filter(|_| is_entered()) {
         Some(held) => openat(&held.process, name, flags, Mode::empty()),
