@@ -23,6 +23,11 @@ use super::private_root;
 /// How many bytes of directory entries one system call may return.
 const DIRECTORY_BUFFER_BYTES: usize = 64 * 1024;
 
+/// Bytes as the name that the calls here take.
+pub fn os(name: &[u8]) -> &OsStr {
+    OsStr::from_bytes(name)
+}
+
 /// Opens a directory for use as a root or as the base of other calls (`O_PATH`). The path is the caller's own.
 pub fn open_directory_handle(path: &Path) -> Result<OwnedFd> {
     fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

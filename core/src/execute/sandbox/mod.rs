@@ -20,7 +20,7 @@ mod spec;
 mod staging;
 mod step;
 mod stubs;
-mod swap;
+pub mod swap;
 mod system;
 mod verdict;
 mod wire;

@@ -4,7 +4,7 @@
 //! the step, ends all its processes and changes back. When the builder dies it does so at once; when it dies itself the
 //! builder starts another one to repair.
 
-pub(crate) mod exchange;
+pub mod exchange;
 mod keeper;
 mod notes;
 mod placed;
