@@ -103,8 +103,12 @@ pub fn builder_to_kill(directory: &Path, mark: &str) -> ExitCode {
         fs::create_dir(&path).unwrap();
         path
     };
-    let mut spec = StepSpec::new(below("upper"), below("work"), below("scratch"));
-    spec.lowers = vec![directory.join("base")];
+    let mut spec = StepSpec::new(OverlayRoot {
+        lowers: vec![directory.join("base")],
+        upper: below("upper"),
+        work: below("work"),
+        scratch: below("scratch"),
+    });
     spec.arguments = vec!["/bin/sh".into(), "-c".into(), STUBBORN.replace("MARK", mark).into()];
     spec.environment = vec!["PATH=/bin".into()];
     let result = block_on(run(spec, |_, _| {}, std::future::pending()));
