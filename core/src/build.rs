@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, atomic::AtomicU32},
 };
 
@@ -15,7 +16,10 @@ use crate::{
     dockerfile::{self, ParseErrors, Parsed, WarningKind, ast::Dockerfile},
     error::{Class, Error, Location},
     event::{Event, Reporter, Warning},
-    execute::{sandbox::Host, ssh},
+    execute::{
+        sandbox::{self, Host, Rung, SWAP_STATE},
+        ssh,
+    },
     fetch::{FetchError, Git, GitOptions, HttpClient, SshAccess},
     image::{Artifact, ImageConfig, platform::Platform},
     output,
@@ -25,6 +29,7 @@ use crate::{
     resolve::{ResolvedImage, Resolver},
     solve::{ContextFetcher, Parts, Solved, Solver, StepReport, Uploads},
     store::Store,
+    sys::private_root,
 };
 
 /// What a build uses besides its request.
@@ -114,6 +119,8 @@ struct Session {
     names: Vec<Reference>,
     services: Arc<Services>,
     store: Store,
+    /// On the swap rung, where `store` is not on the mount of `/`.
+    side: Option<Store>,
     client: Client,
     fetcher: ContextFetcher,
     contexts: Arc<Contexts>,
@@ -129,6 +136,7 @@ impl Session {
             Store::open(&request.state_directory, services.boot_id.clone()).map_err(|error| {
                 Error::from_cause(Class::Host, error).hint("name another place with --state-dir")
             })?;
+        let side = side(&request, &services).await?;
         let client = Client::new(services.registry.clone(), services.keychain.clone())
             .map_err(|error| error.into_error(Class::Usage))?;
         let next_vertex = Arc::new(AtomicU32::new(1));
@@ -141,6 +149,7 @@ impl Session {
             names,
             services: Arc::new(services),
             store,
+            side,
             client,
             fetcher,
             contexts: Arc::new(contexts),
@@ -151,13 +160,16 @@ impl Session {
 
     async fn build(&self) -> Result<BuildResult, Error> {
         let mut built = Vec::new();
-        for (solver, target) in self.prepare().await? {
+        let prepared = self.prepare().await?;
+        let private = self.leave_root(&prepared)?;
+        for (solver, target) in prepared {
             let solved = self.until_canceled(solver.solve(target)).await;
             if solved.is_err() {
                 solver.stop().await;
             }
             built.push(Built { solved: solved?, solver });
         }
+        drop(private);
         let images = built.iter().map(|built| built.solved.image.clone()).collect();
         let artifact = Artifact::new(images, &self.request.image).map_err(|error| {
             Error::new(Class::Bug, format!("the index cannot be written: {error}"))
@@ -167,6 +179,17 @@ impl Session {
         let (digest, bytes) = (artifact.digest(), artifact.total_bytes());
         self.services.reporter.report(Event::Result { digest, bytes });
         Ok(self.result(&built, artifact, written.pushed_bytes))
+    }
+
+    /// Where an image's files will be at `/`, the process has an empty root of its own until the steps are over.
+    fn leave_root(&self, solvers: &[(Solver, usize)]) -> Result<Option<PrivateRoot>, Error> {
+        let swaps = self.services.host.rung == Some(Rung::Swap)
+            && solvers.iter().any(|(solver, _)| solver.may_run());
+        if !swaps {
+            return Ok(None);
+        }
+        let side = self.side.as_ref().unwrap_or(&self.store);
+        PrivateRoot::enter(side).map(Some)
     }
 
     /// Plans every platform, and tells all faults that can be known by then together.
@@ -244,6 +267,7 @@ impl Session {
             request,
             contexts: self.contexts.clone(),
             store: self.store.clone(),
+            side: self.side.clone(),
             client: self.client.clone(),
             http: self.fetcher.http.clone(),
             git: self.fetcher.git.clone(),
@@ -271,6 +295,54 @@ impl Session {
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         until_canceled(&self.services.cancel, work).await
+    }
+}
+
+/// Puts the container's root in order, should a killed build have left it swapped, and opens what lies beside it.
+async fn side(request: &BuildRequest, services: &Services) -> Result<Option<Store>, Error> {
+    if services.host.rung != Some(Rung::Swap) {
+        return Ok(None);
+    }
+    let side = PathBuf::from(SWAP_STATE);
+    if side.is_dir() && sandbox::repair(side.clone()).await? {
+        services.reporter.report(Event::Warning(Warning {
+            message:
+                "a build that was killed had left its files at /: the container's own are back"
+                    .into(),
+            location: None,
+            hint: None,
+        }));
+    }
+    if request.state_directory == side {
+        return Ok(None);
+    }
+    let opened = Store::open(&side, services.boot_id.clone());
+    opened.map(Some).map_err(|error| Error::from_cause(Class::Host, error))
+}
+
+/// The process's private root, left when this is dropped.
+struct PrivateRoot {
+    side: Store,
+    name: std::ffi::OsString,
+}
+
+impl PrivateRoot {
+    fn enter(side: &Store) -> Result<Self, Error> {
+        let host = |error| Error::from_cause(Class::Host, error);
+        let directory = side.work_directory("root-").map_err(host)?;
+        let name = directory.file_name().unwrap_or_default().to_owned();
+        private_root::enter(&directory)
+            .map_err(|error| Error::from_cause(Class::Host, error).hint("give the container the capability SYS_CHROOT, which is among Docker's default ones"))?;
+        Ok(PrivateRoot { side: side.clone(), name })
+    }
+}
+
+impl Drop for PrivateRoot {
+    fn drop(&mut self) {
+        match private_root::leave() {
+            Ok(()) => self.side.discard(&self.side.work().join(&self.name)),
+            Err(error) => tracing::warn!(%error, "the private root was not left"),
+        }
     }
 }
 

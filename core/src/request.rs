@@ -96,6 +96,21 @@ pub enum Output {
     },
 }
 
+impl Output {
+    /// The file or directory that is written, where it is one; `-` is standard output.
+    pub fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Output::OciDirectory(path)
+            | Output::OciTar(path)
+            | Output::DockerDirectory(path)
+            | Output::DockerTar(path)
+            | Output::FilesTar { path, .. }
+            | Output::FilesDirectory { path, .. } => Some(path),
+            Output::Registry { .. } => None,
+        }
+    }
+}
+
 /// `platform-split`: whether each platform's files get a folder of their own, `linux_arm64` or the like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum PlatformSplit {

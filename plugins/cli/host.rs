@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use bareboat_core::{
     Error,
-    execute::sandbox::{self, Host, HostRequest},
-    request::{BuildRequest, ContextSource, NamedContext},
+    execute::sandbox::{self, Host, HostRequest, Rung},
+    request::{BuildRequest, ContextSource, NamedContext, Output},
 };
 
 use crate::flags::{Build, Task, no_state_directory};
@@ -44,7 +44,21 @@ fn choose(build: &mut Build) -> Result<Host, Error> {
         return Err(no_state_directory());
     }
     build.request.state_directory.clone_from(&host.state_directory);
+    if host.rung == Some(Rung::Swap) {
+        make_absolute(build);
+    }
     Ok(host)
+}
+
+/// On this rung the process leaves its working directory.
+fn make_absolute(build: &mut Build) {
+    let files = [&mut build.metadata_file, &mut build.iidfile].into_iter().flatten();
+    let outputs = build.request.outputs.iter_mut().filter_map(Output::path_mut);
+    for path in files.chain(outputs).filter(|path| *path != Path::new("-")) {
+        if let Ok(whole) = std::path::absolute(&*path) {
+            *path = whole;
+        }
+    }
 }
 
 /// The context directories, without links.

@@ -3,13 +3,16 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
     digest::{Digest, DigestError},
     registry::manifest::{Descriptor, FetchedManifest, ImageIndex, Manifest, ManifestError},
     store::VerifyingReader,
+    sys::fs::descriptor_path,
 };
 
 /// Manifests and configurations beyond this many bytes are refused.
@@ -32,6 +35,8 @@ pub enum LayoutError {
 #[derive(Clone, Debug)]
 pub struct Layout {
     path: PathBuf,
+    /// Blobs are opened below it: the path may lead elsewhere by then.
+    directory: Arc<OwnedFd>,
     index: ImageIndex,
 }
 
@@ -41,8 +46,10 @@ impl Layout {
         let bytes = fs::read(&file).map_err(|_| LayoutError::NotALayout(path.to_owned()))?;
         let media_type = crate::image::manifest::OCI_INDEX;
         let failed = |source| LayoutError::Manifest { path: path.to_owned(), source };
+        let directory = File::open(path).map_err(|_| LayoutError::NotALayout(path.to_owned()))?;
+        let directory = Arc::new(directory.into());
         match Manifest::parse(&bytes, media_type).map_err(failed)? {
-            (Manifest::Index(index), _) => Ok(Layout { path: path.to_owned(), index }),
+            (Manifest::Index(index), _) => Ok(Layout { path: path.to_owned(), directory, index }),
             _ => Err(LayoutError::NotALayout(path.to_owned())),
         }
     }
@@ -119,7 +126,7 @@ impl Layout {
         digest: &Digest,
         size: Option<u64>,
     ) -> Result<(File, u64), LayoutError> {
-        let path = self.path.join("blobs/sha256").join(digest.hex());
+        let path = descriptor_path(self.directory.as_fd()).join("blobs/sha256").join(digest.hex());
         let open = || {
             let file = File::open(&path)?;
             let found = file.metadata()?.len();

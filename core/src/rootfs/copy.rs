@@ -216,7 +216,7 @@ fn make_new<T>(make: impl Fn(&[u8]) -> rustix::io::Result<T>) -> io::Result<(Vec
 }
 
 /// Copies a whole file into an empty one: shared blocks where the file system can, else in the kernel, holes left out.
-fn copy_content(from: &File, to: &File) -> io::Result<()> {
+pub(crate) fn copy_content(from: &File, to: &File) -> io::Result<()> {
     let size = from.metadata()?.len();
     if size == 0 || ioctl_ficlone(to, from).is_ok() {
         return Ok(());

@@ -28,7 +28,7 @@ pub(crate) use unpack::make_whiteout;
 pub use view::{changeset_index, lowest_visible_layer};
 pub use walk::WalkError;
 
-pub(crate) use copy::separate;
+pub(crate) use copy::{copy_content, separate};
 pub(crate) use directories::{finish_directories, rows_with_hidden};
 pub(crate) use metadata::UnmappedOwner;
 pub(crate) use view::{LayerName, capped, layer_name};

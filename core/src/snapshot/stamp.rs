@@ -12,15 +12,15 @@ use crate::tree::Timestamp;
 /// rest is there for what a rename does. A device number can't change without another inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    pub(super) inode: u64,
+    pub inode: u64,
     /// Bytes; 0 for directories, whose size means nothing.
-    pub(super) size: u64,
+    pub size: u64,
     /// With the type.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: Timestamp,
-    pub(super) ctime: Timestamp,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
 }
 
 impl Stamp {

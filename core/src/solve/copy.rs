@@ -24,7 +24,7 @@ use crate::{
     plan::{CopyOp, CopySource, RunOp, TreeSource, WorkdirOp},
     resolve::LayerRef,
     rootfs,
-    tree::{Change, Changeset, Content, EntryPath, Row, Snapshot},
+    tree::{Change, Changeset, Content, EntryPath, LastLink, Row, Snapshot},
 };
 
 use super::{
@@ -250,8 +250,12 @@ impl Solver {
 
     /// What lies below `path` in a tree, as changes on nothing.
     pub async fn subtree(&self, source: &TreeSource, path: &str) -> Result<Changeset, Error> {
+        self.subtree_at(source, SourcePath::Pattern(path.to_owned())).await
+    }
+
+    async fn subtree_at(&self, source: &TreeSource, path: SourcePath) -> Result<Changeset, Error> {
         let tree = self.open_tree(source).await?;
-        let (path, created) = (path.to_owned(), self.clock.mtime());
+        let created = self.clock.mtime();
         let empty = self.contents_of(&[]);
         let copied = blocking(move || {
             let request = CopyRequest {
@@ -263,11 +267,28 @@ impl Solver {
             let snapshot = Snapshot::default();
             let parent = Parent { snapshot: &snapshot, contents: &empty };
             tree.with(|tree| {
-                let source = Source { tree, path: SourcePath::Pattern(path), may_unpack: false };
+                let source = Source { tree, path, may_unpack: false };
                 copy(&parent, &select(&[source], &request)?, &request)
             })
         });
         copied.await?.map_err(copy_failed)
+    }
+
+    /// What a bind mount of `path` shows, as changes on nothing; and the name of the file, where it is one.
+    pub async fn shown(
+        &self,
+        source: &TreeSource,
+        path: &str,
+    ) -> Result<(Changeset, Option<Vec<u8>>), Error> {
+        let tree = self.open_tree(source).await?;
+        let wanted = EntryPath::clean(path.as_bytes()).map_err(input)?;
+        let named = tree.with(|tree| {
+            let real = crate::context::resolve(tree, &wanted, LastLink::Follow)?;
+            Ok::<_, ContextError>((tree.lookup(&real)?, real))
+        });
+        let (node, real) = named.map_err(input)?;
+        let file = node.filter(|node| !node.kind.is_directory()).map(|_| real.file_name().to_vec());
+        Ok((self.subtree_at(source, SourcePath::Literal(real)).await?, file))
     }
 
     /// A whole context as a layer, for FROM of a named context.

@@ -170,6 +170,23 @@ impl Layers {
         Ok(tree)
     }
 
+    /// A layer into a directory of the caller's; gives its index.
+    pub async fn unpack(
+        &self,
+        layer: &LayerRef,
+        unpacker: Unpacker,
+    ) -> Result<Arc<LayerIndex>, Error> {
+        let lock = self.lock(&layer.diff_id);
+        let _guard = lock.lock().await;
+        let (read, unpacker) = self.read(layer, Some(unpacker)).await?;
+        let index = self.remember(layer.diff_id, read.index)?;
+        let finished = index.clone();
+        let unpacker = unpacker.ok_or_else(|| Error::new(Class::Bug, "an unpacker got lost"))?;
+        // What is implied takes what lies below it when the layer is laid over that.
+        blocking(move || unpacker.finish(&finished, &|_| None)).await?.map_err(host)?;
+        Ok(index)
+    }
+
     /// Several trees of a chain as one, kept like a tree: the oldest ones of a chain that is too long for overlayfs.
     pub async fn merged(
         &self,

@@ -31,7 +31,7 @@ use crate::{
     digest::Digest,
     dockerfile::ast::Dockerfile,
     error::{Class, Error},
-    execute::sandbox,
+    execute::sandbox::{self, Rung},
     fetch::{Git, HttpClient},
     image::{History, Image, ImageConfig, manifest::ImageError},
     plan::{BuildGraph, ImageUse},
@@ -61,6 +61,8 @@ pub struct Parts {
     pub request: Arc<BuildRequest>,
     pub contexts: Arc<Contexts>,
     pub store: Store,
+    /// Where stages' trees are on the swap rung, if not in `store`: on the mount of `/`.
+    pub side: Option<Store>,
     pub client: Client,
     pub http: HttpClient,
     pub git: Git,
@@ -127,6 +129,9 @@ pub struct Inner {
     rung: tokio::sync::OnceCell<sandbox::Probe>,
     clock: Clock,
     tasks: Mutex<Vec<AbortHandle>>,
+    /// Stages' trees on the swap rung, and the stages that have begun to use one.
+    plain: run::PlainTrees,
+    plain_starts: Mutex<std::collections::BTreeSet<usize>>,
     /// Cache mounts that this build has used.
     used: Mutex<std::collections::BTreeSet<std::path::PathBuf>>,
 }
@@ -148,7 +153,12 @@ impl Solver {
             parts.services.host.flavour.clone(),
             parts.next_vertex.clone(),
         );
-        let tokens = Semaphore::new(parts.request.jobs.max(1));
+        // One stage at a time is at `/`.
+        let steps_at_once = match parts.services.host.rung {
+            Some(Rung::Swap) => 1,
+            _ => parts.request.jobs.max(1),
+        };
+        let tokens = Semaphore::new(steps_at_once);
         let clock = Clock::new(parts.request.source_date_epoch);
         let keys = keys::plan_keys(&parts);
         Solver(Arc::new(Inner {
@@ -162,6 +172,8 @@ impl Solver {
             rung: tokio::sync::OnceCell::new(),
             clock,
             tasks: Mutex::default(),
+            plain: run::PlainTrees::default(),
+            plain_starts: Mutex::default(),
             used: Mutex::default(),
         }))
     }

@@ -2,8 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
-    os::unix::fs::{PermissionsExt, chown},
+    io::{self, Read},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{PermissionsExt, chown},
+    },
     path::{Path, PathBuf},
 };
 
@@ -14,13 +19,14 @@ use crate::{
     dockerfile::mount::{Mount, MountType, Sharing},
     error::{Class, Error},
     execute::{
-        sandbox::{Discard, MountSource, StepMount},
+        sandbox::{Discard, MountSource, Rung, StepMount},
         ssh::{self, SocketAccess, SshError},
     },
     plan::{PlannedMount, RunOp, TreeSource},
     request::{BuildRequest, SecretSource},
     rootfs,
     secret::Secret,
+    sys::private_root::open_at_real_root,
 };
 
 use super::{Solver, blocking, layers::host};
@@ -81,7 +87,7 @@ impl Solver {
             fs::write(&file, content).map_err(host)?;
             fs::set_permissions(&file, fs::Permissions::from_mode(SCRIPT_MODE)).map_err(host)?;
             let path = PathBuf::from("script");
-            let source = MountSource::Bind { root: work.to_owned(), path, writable: false };
+            let source = MountSource::Bind { root: self.seen(work), path, writable: false };
             all.mounts.push(StepMount { target, source });
         }
         Ok(all)
@@ -93,6 +99,9 @@ impl Solver {
         work: &Path,
         number: usize,
     ) -> Result<MountSource, Error> {
+        if self.parts.services.host.rung == Some(Rung::Swap) {
+            return self.prepared(planned, work, number).await;
+        }
         let path = PathBuf::from(planned.mount.source.as_deref().unwrap_or("/"));
         let lowers = self.source_trees(planned.from.as_ref(), work, number).await?;
         let discard = match planned.mount.read_only {
@@ -100,6 +109,36 @@ impl Solver {
             false => Some(discard(work, number)?),
         };
         Ok(MountSource::Tree { lowers, path, discard })
+    }
+
+    /// On the swap rung: a copy of what a bind shows, for this step alone.
+    async fn prepared(
+        &self,
+        planned: &PlannedMount,
+        work: &Path,
+        number: usize,
+    ) -> Result<MountSource, Error> {
+        let read_only = planned.mount.read_only;
+        let directory = fresh(work, number, "copy")?;
+        let source = match &planned.from {
+            None => &TreeSource::Empty,
+            Some(source) => source,
+        };
+        let mut path = directory.clone();
+        if !matches!(source, TreeSource::Empty) {
+            let wanted = planned.mount.source.as_deref().unwrap_or("/");
+            let (changeset, file) = self.shown(source, wanted).await?;
+            path.extend(file.iter().map(|name| OsStr::from_bytes(name)));
+            let handle = File::open(&directory).map_err(host)?.into();
+            let applied = blocking(move || rootfs::apply_changeset(handle, &changeset, None));
+            applied.await?.map_err(host)?;
+        }
+        Ok(MountSource::Prepared { path: self.seen(&path), read_only })
+    }
+
+    /// A path of the state as the process sees it that puts a step's mounts in place.
+    fn seen(&self, path: &Path) -> PathBuf {
+        self.side().real(&self.parts.store.real(path))
     }
 
     /// The trees of a mount's source, topmost first.
@@ -160,7 +199,7 @@ impl Solver {
             self.seed(&planned, &directory).await?;
         }
         let source = MountSource::Bind {
-            root: directory,
+            root: self.seen(&directory),
             path: PathBuf::from(part),
             writable: !mount.read_only,
         };
@@ -218,7 +257,7 @@ impl Solver {
         };
         let agent = ssh::forward(source, work, &name, access).map_err(SshError::into_error)?;
         all._agents.push(agent);
-        let source = MountSource::Bind { root: work.to_owned(), path: name.into(), writable: true };
+        let source = MountSource::Bind { root: self.seen(work), path: name.into(), writable: true };
         all.mounts.push(StepMount { target, source });
         Ok(())
     }
@@ -326,7 +365,7 @@ pub fn secret_values(request: &BuildRequest) -> Result<BTreeMap<String, Secret<V
 fn read_secret(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
     let bytes = match source {
         SecretSource::Value(value) => value.expose().clone(),
-        SecretSource::File(path) => fs::read(path).map_err(|error| {
+        SecretSource::File(path) => read_at_real_root(path).map_err(|error| {
             Error::new(Class::Usage, format!("secret {id}: {}: {error}", path.display()))
         })?,
     };
@@ -334,6 +373,14 @@ fn read_secret(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
         true => Err(Error::new(Class::Usage, format!("secret {id} is larger than 500 KiB"))),
         false => Ok(bytes),
     }
+}
+
+/// A file of the machine, of which a secret's bytes are read at most, and one more.
+fn read_at_real_root(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::from(open_at_real_root(path)?);
+    file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The directory of a cache for one user of it: the shared one, waited for if it is locked, or for `private` the first

@@ -47,6 +47,16 @@ impl Solver {
         work
     }
 
+    /// Whether a RUN may have to be executed: one without a record, in any stage.
+    pub fn may_run(&self) -> bool {
+        let stages = self.parts.graph.stages.values();
+        let mut steps =
+            stages.flat_map(|stage| stage.steps.iter().zip(&self.keys[&stage.index].steps));
+        steps.any(|(step, key)| {
+            matches!(step.op, Op::Run(_)) && key.as_ref().is_some_and(|key| key.record.is_none())
+        })
+    }
+
     /// Adds a stage's work; tells whether more steps on top of it are certain, too.
     fn visit<'a>(&'a self, index: usize, work: &mut Work<'a>) -> bool {
         let Some(stage) = self.parts.graph.stages.get(&index) else { return false };

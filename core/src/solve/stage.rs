@@ -137,7 +137,7 @@ impl Solver {
         let vertex = self.vertex_at(VertexKind::Step, name, line);
         let started = Instant::now();
         let executed = match &step.op {
-            Op::Run(run) => self.execute_run(run, below, &vertex).await,
+            Op::Run(run) => self.execute_run(stage.index, run, below, &vertex).await,
             Op::Copy(copy) => self.execute_copy(copy, key, below).await,
             Op::Workdir(workdir) => self.execute_workdir(workdir, below).await,
             Op::Metadata => Err(Error::new(Class::Bug, "metadata makes no layer")),

@@ -38,7 +38,6 @@ static GATE: RwLock<()> = RwLock::const_new(());
 /// What leads back.
 struct Held {
     root: OwnedFd,
-    working_directory: OwnedFd,
     /// /proc/self and /proc/self/fd.
     process: OwnedFd,
     descriptors: OwnedFd,
@@ -80,11 +79,12 @@ pub fn enter(directory: &Path) -> Result<(), PrivateRootError> {
     Ok(())
 }
 
-/// Goes back to the real root and to the working directory of before.
+/// Goes back to the real root. The working directory stays, so that names by descriptor that are in use remain good;
+/// relative paths of before mean nothing.
 pub fn leave() -> Result<(), PrivateRootError> {
     let (true, Some(held)) = (is_entered(), HELD.get()) else { return Ok(()) };
     change(&held.root).map_err(failed("chroot"))?;
-    fchdir(&held.working_directory).map_err(failed("chdir"))?;
+    fchdir(&held.descriptors).map_err(failed("chdir /proc/self/fd"))?;
     ENTERED.store(false, Ordering::SeqCst);
     Ok(())
 }
@@ -106,7 +106,6 @@ fn held() -> rustix::io::Result<&'static Held> {
     }
     let held = Held {
         root: open_directory_handle(Path::new("/"))?,
-        working_directory: open_directory_handle(Path::new("."))?,
         process: open_directory_handle(Path::new("/proc/self"))?,
         descriptors: open_directory_handle(Path::new("/proc/self/fd"))?,
     };
@@ -160,7 +159,7 @@ pub fn mode_at_real_root(path: &Path) -> rustix::io::Result<u32> {
 }
 
 /// A file of /proc/self, wherever the root is.
-pub(super) fn open_own(name: &str) -> rustix::io::Result<OwnedFd> {
+pub fn open_own(name: &str) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     match HELD.get().filter(|_| is_entered()) {
         Some(held) => openat(&held.process, name, flags, Mode::empty()),

@@ -2,24 +2,41 @@
 //! program once more.
 
 mod bench;
+mod container;
 mod ending;
 mod mounts;
 mod process;
 mod refusals;
 mod surroundings;
+mod swap;
 mod traces;
 
 use std::{path::Path, process::ExitCode};
 
 use bareboat_core::execute::sandbox::helper_main;
 
-use self::{ending::*, mounts::*, process::*, refusals::*, surroundings::*, traces::*};
+use self::{ending::*, mounts::*, process::*, refusals::*, surroundings::*, swap::*, traces::*};
 
 fn main() -> ExitCode {
     helper_main();
     // As a builder with secrets does.
     bareboat_core::sys::process::set_nondumpable().unwrap();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["swap-builder-to-kill", mark, cache] => return swap_builder_to_kill(mark, cache),
+        ["print-user"] => {
+            let (real, effective) = (rustix::process::getuid(), rustix::process::geteuid());
+            println!("{} {}", real.as_raw(), effective.as_raw());
+            return ExitCode::SUCCESS;
+        }
+        ["print-directory"] => {
+            let directory = std::env::current_dir().unwrap();
+            println!("{} {}", directory.display(), Path::new("/job-made").exists());
+            return ExitCode::SUCCESS;
+        }
+        ["in-container", ..] => return container::enter(&arguments[1..], CASES),
+        _ => {}
+    }
     if let [mode, directory, mark] = arguments.as_slice()
         && mode == "builder-to-kill"
     {
@@ -94,4 +111,19 @@ cases![
     the_state_on_an_overlay_is_refused,
     the_probe_says_yes_here,
     an_older_kernel_behind_dockers_filter_will_do,
+    swap_runs_a_step_and_gives_the_root_back,
+    swap_exits_outputs_and_surroundings,
+    swap_refuses_what_it_can_not,
+    swap_ends_what_is_left_running,
+    swap_cancel_gives_the_root_back,
+    swap_survives_a_killed_builder,
+    swap_survives_a_killed_keeper,
+    swap_repairs_what_a_killed_pair_left,
+    swap_hides_the_builder,
+    swap_hides_the_builder_without_setpcap,
+    swap_lets_set_uid_programs_gain,
+    swap_mounts_of_every_kind,
+    swap_mounts_in_mounts,
+    swap_adds_hosts_for_the_step_only,
+    swap_works_from_a_private_root,
 ];

@@ -29,7 +29,7 @@ const WORK_VOLUMES: [&str; 4] = ["/builds", "/__w", "/workspace", "/tekton/home"
 const NAME_ON_VOLUME: &str = ".bareboat";
 
 /// Where swap has its state: on the very mount that it swaps.
-const SWAP_STATE: &str = "/.bareboat";
+pub const SWAP_STATE: &str = "/.bareboat";
 
 /// What is asked of a host.
 #[derive(Clone, Debug, Default)]

@@ -13,7 +13,6 @@ mod mounts;
 mod overlay;
 mod probe;
 mod program;
-#[allow(dead_code)] // Its callers follow.
 mod reap;
 mod run;
 mod seccomp;
@@ -36,14 +35,17 @@ use rustix::fs::{FileType, fstat};
 pub use self::{
     error::{Errno, SandboxError},
     facts::Facts,
-    host::{Host, HostRequest, Table, choose, enter_for_deletion, existing_state, survey},
+    host::{
+        Host, HostRequest, SWAP_STATE, Table, choose, enter_for_deletion, existing_state, survey,
+    },
     id_map::{IdMap, IdRange, MapWriter, OneId},
     probe::probe,
-    run::{StepExit, StepReport, run},
+    run::{StepExit, StepReport, repair, run},
     spec::{
-        DEFAULT_HOST_NAME, DEFAULT_SHM_BYTES, Discard, MountSource, StepMount, StepNetwork,
-        StepSpec, StepUser, Ulimit,
+        DEFAULT_HOST_NAME, DEFAULT_SHM_BYTES, Discard, MountSource, OverlayRoot, StepMount,
+        StepNetwork, StepRoot, StepSpec, StepUser, SwapRoot, Ulimit,
     },
+    swap::{EntryStat, LevelOutcome, RenamedEntry, StepNote, SwapError, SwapReport},
     verdict::{Probe, Rung, Unavailable, Verdict, Way},
 };
 

@@ -13,12 +13,19 @@ pub enum Rung {
     Swap,
 }
 
-impl fmt::Display for Rung {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Rung {
+    /// As `--sandbox` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
             Rung::Overlay => "overlay",
             Rung::Swap => "swap",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

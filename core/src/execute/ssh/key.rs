@@ -13,6 +13,8 @@ use ring::{
     },
 };
 
+use crate::sys::private_root::open_at_real_root;
+
 use super::{
     SshError,
     wire::{Reader, put_integer, put_string},
@@ -61,7 +63,8 @@ pub(super) fn load(files: &[PathBuf]) -> Result<Vec<PrivateKey>, SshError> {
 fn load_one(path: &PathBuf) -> Result<PrivateKey, SshError> {
     let failed = |error| SshError::Read(path.clone(), error);
     let mut text = Vec::new();
-    let file = File::open(path).map_err(failed)?;
+    let file = open_at_real_root(path).map(File::from);
+    let file = file.map_err(|error| failed(error.into()))?;
     file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
     let mut key = parse(&text).map_err(|fault| match fault {
         Fault::Encrypted => SshError::Encrypted(path.clone()),

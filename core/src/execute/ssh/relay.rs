@@ -1,13 +1,14 @@
 //! The socket of a step, and what passes through it.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io,
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::{fs::PermissionsExt, net::UnixListener as StdListener},
     },
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +24,10 @@ use super::{
     agent::{self, FAILURE, REQUEST_IDENTITIES, SIGN_REQUEST},
     key::{self, PrivateKey},
 };
-use crate::{request::SshSource, sys::fs::descriptor_path};
+use crate::{
+    request::SshSource,
+    sys::{fs::descriptor_path, private_root::open_at_real_root},
+};
 
 /// OpenSSH's own limit of a message.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
@@ -53,7 +57,8 @@ impl Drop for Forwarding {
 
 /// What answers.
 enum Backend {
-    Agent(PathBuf),
+    /// The socket's directory, and its name there.
+    Agent(OwnedFd, OsString),
     Keys(Vec<PrivateKey>),
 }
 
@@ -68,7 +73,7 @@ pub fn forward(
     access: SocketAccess,
 ) -> Result<Forwarding, SshError> {
     let backend = match source {
-        SshSource::Agent(socket) => Backend::Agent(socket.clone()),
+        SshSource::Agent(socket) => Backend::agent(socket)?,
         SshSource::Keys(files) => Backend::Keys(key::load(files)?),
     };
     let failed = |error| SshError::Socket(directory.join(name), error);
@@ -128,10 +133,21 @@ async fn converse(mut client: UnixStream, backend: &Backend) -> io::Result<()> {
 }
 
 impl Backend {
+    /// An agent by its socket, whose directory is opened: connections are made while an image may be at `/`.
+    fn agent(socket: &Path) -> Result<Self, SshError> {
+        let failed = |error: io::Error| SshError::Socket(socket.to_owned(), error);
+        let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
+            return Err(failed(io::ErrorKind::NotFound.into()));
+        };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let directory = open_at_real_root(parent).map_err(|error| failed(error.into()))?;
+        Ok(Backend::Agent(directory, name.to_owned()))
+    }
+
     async fn ask(&self, agent: &mut Option<UnixStream>, message: &[u8]) -> io::Result<Vec<u8>> {
         let path = match self {
             Backend::Keys(keys) => return Ok(agent::answer(keys, message)),
-            Backend::Agent(path) => path,
+            Backend::Agent(directory, name) => descriptor_path(directory.as_fd()).join(name),
         };
         let connection = match agent {
             Some(connection) => connection,

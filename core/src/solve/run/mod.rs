@@ -1,6 +1,8 @@
 //! Executing a RUN: the tree of its stage, the step in its box, what it changed as the layer.
 
 mod overlay;
+mod swap;
+mod trees;
 
 use std::{
     collections::VecDeque,
@@ -27,6 +29,8 @@ use crate::{
     tree::{Changeset, EntryPath, Kind, LastLink, Snapshot},
 };
 
+pub use trees::PlainTrees;
+
 use super::{Solver, StageResult, layers::host, stage::Executed, vertex::Vertex};
 
 /// How much of a failing step's output its error repeats.
@@ -41,8 +45,10 @@ struct Ran {
 }
 
 impl Solver {
+    /// `stage` is the index of the step's stage.
     pub async fn execute_run(
         &self,
+        stage: usize,
         run: &RunOp,
         below: &StageResult,
         vertex: &Vertex,
@@ -54,7 +60,10 @@ impl Solver {
             }
         }
         self.find_rung().await?;
-        self.run_on_overlay(run, below, vertex).await
+        match self.parts.services.host.rung {
+            Some(Rung::Swap) => self.run_on_swap(stage, run, below, vertex).await,
+            _ => self.run_on_overlay(run, below, vertex).await,
+        }
     }
 
     /// The right to execute a step, until it is dropped.
@@ -68,8 +77,8 @@ impl Solver {
         let host = &self.parts.services.host;
         if host.is_probed {
             return match host.rung {
-                Some(Rung::Overlay) => Ok(()),
-                _ => Err(no_rung(&host.verdicts)),
+                Some(_) => Ok(()),
+                None => Err(no_rung(&host.verdicts)),
             };
         }
         let probe =
@@ -188,7 +197,8 @@ impl Solver {
         vertex: &Vertex,
         tail: &Arc<Mutex<Tail>>,
     ) -> Result<sandbox::StepReport, Error> {
-        let _ = self.sandbox.set("overlay");
+        let rung = self.parts.services.host.rung.unwrap_or(Rung::Overlay);
+        let _ = self.sandbox.set(rung.name());
         let mut cancel = self.parts.services.cancel.clone();
         let canceled = async move {
             if cancel.wait_for(Option::is_some).await.is_err() {
@@ -230,6 +240,14 @@ fn stub_paths(stubs: &[PathBuf]) -> Result<Vec<EntryPath>, Error> {
     let clean =
         |path: &PathBuf| EntryPath::clean(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
     stubs.iter().map(clean).collect::<Result<_, _>>().map_err(host)
+}
+
+impl Solver {
+    /// The lines of `--add-host`.
+    fn added_hosts(&self) -> Vec<u8> {
+        let lines = self.parts.request.add_hosts.iter();
+        lines.flat_map(|(name, address)| format!("{address}\t{name}\n").into_bytes()).collect()
+    }
 }
 
 /// /etc/hosts as BuildKit writes it.

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     error::{Class, Error},
-    execute::sandbox::StepSpec,
+    execute::sandbox::{OverlayRoot, StepSpec},
     plan::RunOp,
     resolve::LayerRef,
     rootfs,
@@ -68,9 +68,12 @@ impl Solver {
             let (upper, cap) = (open(&place.upper())?, self.parts.request.source_date_epoch);
             blocking(move || rootfs::apply_changeset(upper, &made, cap)).await?.map_err(host)?;
         }
-        let mut spec =
-            StepSpec::new(place.upper(), place.work.join("work"), place.work.join("box"));
-        spec.lowers = lowers;
+        let spec = StepSpec::new(OverlayRoot {
+            lowers,
+            upper: place.upper(),
+            work: place.work.join("work"),
+            scratch: place.work.join("box"),
+        });
         let Ran { stubs, .. } =
             self.run_step(spec, run, &below.layers, &snapshot, &place.work, vertex).await?;
         self.layer_of_upper(place, snapshot, trees, stubs).await
