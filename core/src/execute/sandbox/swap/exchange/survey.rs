@@ -16,7 +16,7 @@ use super::{
     mounts::{Mount, MountTable},
     text::{Name, Names},
 };
-use crate::tree::EntryPath;
+use crate::{sys::fs::set_directory_mtime, tree::EntryPath};
 
 /// The kernel's own: a stage's contents at these mounts are hidden and kept.
 const SYSTEM: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
@@ -256,12 +256,21 @@ fn stage_has(stage: Option<BorrowedFd<'_>>, path: &EntryPath) -> Result<bool, Sw
 
 /// Whether a directory can't be renamed because it is a layer's (overlayfs without redirects). `probe` is the parent of
 /// a directory that is not empty: a rename onto it is refused in any case, but `EXDEV` comes before.
+///
+/// Where the name covers a layer's, overlayfs exchanges it with a whiteout and back before it refuses, and the time of
+/// `at` moves. It is put back at once; a process killed in between leaves that one time changed.
 pub(super) fn is_layered(
     at: BorrowedFd<'_>,
     name: &[u8],
     probe: BorrowedFd<'_>,
 ) -> rustix::io::Result<bool> {
-    match renameat(at, name, probe, PROBE) {
+    let before = fstat(at)?;
+    let refusal = renameat(at, name, probe, PROBE);
+    let after = fstat(at)?;
+    if (before.st_mtime, before.st_mtime_nsec) != (after.st_mtime, after.st_mtime_nsec) {
+        set_directory_mtime(at, before.st_mtime, before.st_mtime_nsec as u32)?;
+    }
+    match refusal {
         Err(Errno::XDEV) => Ok(true),
         Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
         Err(error) => Err(error),
