@@ -36,6 +36,8 @@ pub(super) enum Record {
         path: PathBuf,
     },
     Exchange(Exchange),
+    /// The exchange before this was refused.
+    Refused,
     /// Something is about to be made in a mount of the container that stays, such as /dev.
     Kept {
         #[serde(with = "wire::bytes")]

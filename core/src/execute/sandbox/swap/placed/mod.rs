@@ -251,6 +251,7 @@ impl<'a> Placed<'a> {
         match self.try_exchange(&object, spot)? {
             Ok(()) => {}
             Err(Errno::XDEV) if object.kind == Kind::Directory && object.fate == Fate::Stay => {
+                self.journal.add(&Record::Refused)?;
                 let copy = self.objects.copy_of(&object)?;
                 self.notes.push(StepNote::CacheCopied { target: target.to_owned() });
                 self.try_exchange(&copy, spot)?.named("rename", target)?;

@@ -58,7 +58,10 @@ pub(super) fn undo(
     };
     let mut undo = Undo { root, tree, side_path, lost: Vec::new() };
     let mut result = Ok(());
-    for record in records.iter().skip(1).rev() {
+    for (number, record) in records.iter().enumerate().skip(1).rev() {
+        if records.get(number + 1) == Some(&Record::Refused) {
+            continue;
+        }
         let undone = undo.one(record);
         result = result.and(undone);
     }
@@ -83,7 +86,7 @@ struct Undo<'a> {
 impl Undo<'_> {
     fn one(&mut self, record: &Record) -> Result<(), SandboxError> {
         match record {
-            Record::Begin { .. } => Ok(()),
+            Record::Begin { .. } | Record::Refused => Ok(()),
             Record::Stub { kind, path } => self.stub(*kind, path),
             Record::Exchange(exchange) => self.exchange(exchange),
             Record::Kept { path, home } => kept::remove(self.root, path, home.as_ref()),
