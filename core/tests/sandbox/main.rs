@@ -119,11 +119,13 @@ cases![
     swap_survives_a_killed_builder,
     swap_survives_a_killed_keeper,
     swap_repairs_what_a_killed_pair_left,
+    swap_survives_a_keeper_killed_at_any_time,
     swap_hides_the_builder,
     swap_hides_the_builder_without_setpcap,
     swap_lets_set_uid_programs_gain,
     swap_mounts_of_every_kind,
     swap_mounts_in_mounts,
+    swap_keeps_volumes_apart,
     swap_adds_hosts_for_the_step_only,
     swap_works_from_a_private_root,
 ];

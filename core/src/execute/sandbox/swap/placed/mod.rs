@@ -134,15 +134,12 @@ impl<'a> Placed<'a> {
     pub fn take_out(self) -> Result<TakenOut, SandboxError> {
         let mut notes = self.notes;
         let secrets = self.secrets.iter().try_for_each(objects::shred);
-        let undone = undo::undo(self.places.root, self.places.side, self.places.side_path);
-        let lost = undone?;
+        let places = self.places;
+        let undone = undo::undo(places.root, places.side, places.side_path, &self.read_only)?;
         secrets.named("write", "secret")?;
-        for check in self.read_only {
-            if objects::fingerprint(&check.object)? != check.fingerprint {
-                notes.push(StepNote::ReadOnlyChanged { target: check.target });
-            }
-        }
-        notes.extend(lost.into_iter().map(|target| StepNote::MountLost { target }));
+        let changed = |target| StepNote::ReadOnlyChanged { target };
+        notes.extend(undone.changed.into_iter().map(changed));
+        notes.extend(undone.lost.into_iter().map(|target| StepNote::MountLost { target }));
         Ok(TakenOut { stubs: self.stubs, notes })
     }
 
@@ -159,6 +156,7 @@ impl<'a> Placed<'a> {
         self.note(mount);
         let spot = self.spot(target, resolved, object.kind)?;
         if let Some(secret) = object.secret.as_ref() {
+            self.notes.push(StepNote::SecretOnDisk { target: target.clone() });
             self.secrets.push(secret.try_clone().named("dup", "secret")?);
         }
         if object.read_only {
@@ -172,7 +170,6 @@ impl<'a> Placed<'a> {
     fn note(&mut self, mount: &StepMount) {
         let target = mount.target.clone();
         match &mount.source {
-            MountSource::File { .. } => self.notes.push(StepNote::SecretOnDisk { target }),
             MountSource::Tmpfs { bytes_max: Some(_), .. } => {
                 self.notes.push(StepNote::TmpfsSizeNotEnforced { target })
             }

@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use super::{
-    etc, exchange_names, is_plain,
+    ReadOnly, etc, exchange_names, is_plain,
     journal::{Exchange, Fate, Home, Journal, Record},
     kept, objects, open_parent,
 };
@@ -35,19 +35,28 @@ pub(in super::super) fn repair(
     side_path: &Path,
 ) -> Result<bool, SandboxError> {
     let found = Journal::read(side)?.is_some();
-    undo(root, side, side_path)?;
+    undo(root, side, side_path, &[])?;
     Ok(found)
 }
 
-/// Undoes all records, the last one first, also where one fails; the journal stays then. Returns the targets of mounts
-/// that the step has removed or moved.
+/// Targets of mounts that the step treated as it should not.
+#[derive(Default)]
+pub(super) struct Undone {
+    /// Removed or moved.
+    pub lost: Vec<PathBuf>,
+    /// Read-only, and changed.
+    pub changed: Vec<PathBuf>,
+}
+
+/// Undoes all records, the last one first, also where one fails; the journal stays then.
 pub(super) fn undo(
     root: &OwnedFd,
     side: &OwnedFd,
     side_path: &Path,
-) -> Result<Vec<PathBuf>, SandboxError> {
+    read_only: &[ReadOnly],
+) -> Result<Undone, SandboxError> {
     let Some(records) = Journal::read(side)? else {
-        return remove_objects(side).map(|()| Vec::new());
+        return remove_objects(side).map(|()| Undone::default());
     };
     let tree = match records.first() {
         Some(Record::Begin { tree }) if is_plain(tree) => {
@@ -56,7 +65,7 @@ pub(super) fn undo(
         Some(_) => return Err(wire::protocol("the journal of mounts does not begin")),
         None => None,
     };
-    let mut undo = Undo { root, tree, side_path, lost: Vec::new() };
+    let mut undo = Undo { root, tree, side_path, read_only, undone: Undone::default() };
     let mut result = Ok(());
     for (number, record) in records.iter().enumerate().skip(1).rev() {
         if records.get(number + 1) == Some(&Record::Refused) {
@@ -68,7 +77,7 @@ pub(super) fn undo(
     result?;
     remove_objects(side)?;
     Journal::remove(side)?;
-    Ok(undo.lost)
+    Ok(undo.undone)
 }
 
 fn remove_objects(side: &OwnedFd) -> Result<(), SandboxError> {
@@ -80,7 +89,8 @@ struct Undo<'a> {
     /// `None` where it has been deleted.
     tree: Option<OwnedFd>,
     side_path: &'a Path,
-    lost: Vec<PathBuf>,
+    read_only: &'a [ReadOnly],
+    undone: Undone,
 }
 
 impl Undo<'_> {
@@ -118,10 +128,20 @@ impl Undo<'_> {
             if let Fate::Return(Home { path }) = &exchange.fate {
                 objects::send_home(&exchange.object, path)?;
             }
+            self.compare(&exchange.object)?;
         } else {
-            self.lost.push(Path::new("/").join(&exchange.target));
+            self.undone.lost.push(Path::new("/").join(&exchange.target));
         }
         self.dispose(exchange)
+    }
+
+    fn compare(&mut self, object: &Path) -> Result<(), SandboxError> {
+        for mount in self.read_only.iter().filter(|mount| mount.object == object) {
+            if objects::fingerprint(object)? != mount.fingerprint {
+                self.undone.changed.push(mount.target.clone());
+            }
+        }
+        Ok(())
     }
 
     /// False where the object is not to be found any more.
