@@ -125,6 +125,7 @@ cases![
     swap_lets_set_uid_programs_gain,
     swap_mounts_of_every_kind,
     swap_mounts_in_mounts,
+    swap_outlives_a_step_that_removes_everything,
     swap_keeps_volumes_apart,
     swap_adds_hosts_for_the_step_only,
     swap_works_from_a_private_root,

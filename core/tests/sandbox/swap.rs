@@ -445,6 +445,28 @@ pub fn swap_mounts_in_mounts() {
     });
 }
 
+pub fn swap_outlives_a_step_that_removes_everything() {
+    in_container("swap_outlives_a_step_that_removes_everything", || {
+        settled_root();
+        let cache = new_cache();
+        let source = MountSource::Bind { root: cache.into(), path: "".into(), writable: true };
+        let mut spec =
+            mounted(swap_step("rm -rf / 2>/dev/null; echo > /etc/hosts; exit 4"), "/c", source);
+        swap_root(&mut spec).added_hosts = b"192.0.2.9\tadded\n".to_vec();
+        let result = try_swap(spec);
+        // What it could reach of the container's own is lost, and told; what is mounted is as before.
+        let report = result.unwrap().report;
+        assert_eq!(report.exit, StepExit::Code(4));
+        let report = report.swap.unwrap();
+        assert!(
+            report.is_spoilt() && report.lost.contains(&PathBuf::from("job-made")),
+            "{report:?}"
+        );
+        assert_eq!(fs::read_to_string("/etc/hosts").unwrap(), "127.0.0.1 localhost\n");
+        assert_eq!(processes("bareboat-helper"), Vec::<String>::new());
+    });
+}
+
 pub fn swap_keeps_volumes_apart() {
     in_container_with("swap_keeps_volumes_apart", "volumes", || {
         settled_root();

@@ -135,7 +135,8 @@ impl<'a> Placed<'a> {
         let mut notes = self.notes;
         let secrets = self.secrets.iter().try_for_each(objects::shred);
         let places = self.places;
-        let undone = undo::undo(places.root, places.side, places.side_path, &self.read_only)?;
+        let (records, read_only) = (self.journal.into_records(), &self.read_only);
+        let undone = undo::undo(places.root, places.side, places.side_path, &records, read_only)?;
         secrets.named("write", "secret")?;
         let changed = |target| StepNote::ReadOnlyChanged { target };
         notes.extend(undone.changed.into_iter().map(changed));

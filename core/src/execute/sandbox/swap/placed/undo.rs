@@ -34,9 +34,11 @@ pub(in super::super) fn repair(
     side: &OwnedFd,
     side_path: &Path,
 ) -> Result<bool, SandboxError> {
-    let found = Journal::read(side)?.is_some();
-    undo(root, side, side_path, &[])?;
-    Ok(found)
+    let Some(records) = Journal::read(side)? else {
+        return remove_objects(side).map(|()| false);
+    };
+    undo(root, side, side_path, &records, &[])?;
+    Ok(true)
 }
 
 /// Targets of mounts that the step treated as it should not.
@@ -53,11 +55,9 @@ pub(super) fn undo(
     root: &OwnedFd,
     side: &OwnedFd,
     side_path: &Path,
+    records: &[Record],
     read_only: &[ReadOnly],
 ) -> Result<Undone, SandboxError> {
-    let Some(records) = Journal::read(side)? else {
-        return remove_objects(side).map(|()| Undone::default());
-    };
     let tree = match records.first() {
         Some(Record::Begin { tree }) if is_plain(tree) => {
             open_directories(side, tree).named("open", tree)?
