@@ -169,12 +169,8 @@ impl<'a> Placed<'a> {
     }
 
     fn note(&mut self, mount: &StepMount) {
-        let target = mount.target.clone();
-        match &mount.source {
-            MountSource::Tmpfs { bytes_max: Some(_), .. } => {
-                self.notes.push(StepNote::TmpfsSizeNotEnforced { target })
-            }
-            _ => {}
+        if let MountSource::Tmpfs { bytes_max: Some(_), .. } = &mount.source {
+            self.notes.push(StepNote::TmpfsSizeNotEnforced { target: mount.target.clone() });
         }
     }
 
