@@ -65,7 +65,7 @@ pub fn enter(arguments: &[String], cases: &[(&str, fn())]) -> ExitCode {
     match fork_single_threaded().unwrap() {
         Fork::Parent(init) => code(wait(init).unwrap().ended),
         Fork::Child => {
-            build(Path::new(directory), Path::new(base));
+            build(kind, Path::new(directory), Path::new(base));
             let mask = match kind.as_str() {
                 "no-setpcap" => DEFAULT_CAPABILITIES & !SETPCAP,
                 _ => DEFAULT_CAPABILITIES,
@@ -100,7 +100,7 @@ fn be_init(case: fn()) -> ExitCode {
 }
 
 /// Mounts everything and changes the root.
-fn build(directory: &Path, base: &Path) {
+fn build(kind: &str, directory: &Path, base: &Path) {
     let below = |name: &str| {
         let path = directory.join(name);
         fs::create_dir(&path).unwrap();
@@ -124,11 +124,21 @@ fn build(directory: &Path, base: &Path) {
     );
     new_mount("overlay", &merged, &options);
     mount_runtime(directory, &merged);
+    if kind == "volumes" {
+        for name in ["builds", "workspace"] {
+            fs::create_dir(merged.join(name)).unwrap();
+            new_mount("tmpfs", &merged.join(name), "mode=755");
+        }
+    }
     let side = merged.join(SIDE.trim_start_matches('/'));
     let tree = side.join(TREE);
     fs::create_dir_all(tree.parent().unwrap()).unwrap();
     fs::set_permissions(&side, PermissionsExt::from_mode(0o700)).unwrap();
     assert!(Command::new("cp").arg("-a").arg(base).arg(&tree).status().unwrap().success());
+    // A base that brings none of them.
+    for name in ["proc", "sys", "dev"] {
+        fs::remove_dir(tree.join(name)).unwrap();
+    }
     fs::write(tree.join("etc/hosts"), "the image's own\n").unwrap();
     fs::write(merged.join("job-made"), "at run time").unwrap();
     let root = rustix::fs::open(

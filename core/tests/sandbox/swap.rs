@@ -33,6 +33,9 @@ pub fn swap_runs_a_step_and_gives_the_root_back() {
         assert_eq!(fs::read(in_tree("etc/made")).unwrap(), b"x\n");
         assert_eq!(fs::read_to_string(in_tree("etc/hosts")).unwrap(), "the image's own\n");
         assert!(!in_tree("opt").exists());
+        for name in ["proc", "sys", "dev"] {
+            assert!(in_tree(name).is_dir(), "{name}");
+        }
         assert_eq!(fs::read("/opt/job/file").unwrap(), b"the job's own");
         assert_eq!(fs::read("/job-made").unwrap(), b"at run time");
         let before = container_root();
@@ -265,6 +268,35 @@ pub fn swap_repairs_what_a_killed_pair_left() {
     });
 }
 
+pub fn swap_survives_a_keeper_killed_at_any_time() {
+    in_container("swap_survives_a_keeper_killed_at_any_time", || {
+        let before = settled_root();
+        let cache = new_cache();
+        let tree = tree_without_times();
+        let mut died = 0;
+        for number in 0..40_u64 {
+            let bind =
+                MountSource::Bind { root: cache.clone().into(), path: "".into(), writable: true };
+            let spec = mounted(swap_step("true"), "/deep/cache", bind);
+            let spec = mounted(spec, "/etc/passwd", file(b"hunter2", 0o400, 0, 0));
+            let killer = async {
+                tokio::time::sleep(Duration::from_micros(5000 + number * 700)).await;
+                processes("bareboat-helper").iter().for_each(|pid| kill(pid));
+                std::future::pending().await
+            };
+            match block_on(run(spec, |_, _| {}, killer)) {
+                Err(SandboxError::KeeperDied { .. }) => died += 1,
+                other => assert!(other.is_ok(), "{other:?}"),
+            }
+            assert_eq!(container_root(), before, "{number}");
+            assert_eq!(fs::read(format!("{cache}/old")).unwrap(), b"old");
+            assert_eq!(tree_without_times(), tree, "{number}");
+            assert!(!Path::new(SIDE).join("placed").exists());
+        }
+        assert!(died > 3, "{died}");
+    });
+}
+
 pub fn swap_hides_the_builder() {
     in_container("swap_hides_the_builder", hidden);
 }
@@ -323,7 +355,7 @@ fn mounts_of_every_kind() {
     let tree_before = tree_without_times();
     let script = "cat /c/old /ctx/d/f /etc/passwd; echo; echo new > /c/new; echo changed > /ctx/d/f; touch /ctx/made
         stat -c '%a %u:%g %F' /t /run/s/ret /run/agent; cat /run/s/ret; echo; touch /t/x; ls /t
-        /dev/pipes/name; cat /dev/shm/word; echo; mount | grep -c /c; rm /run/s/ret; cat /dev/pipes/name | head -1";
+        /dev/pipes/name; cat /dev/shm/word; echo; rm /run/s/ret; cat /dev/pipes/name | head -1";
     let spec = swap_step(script);
     let spec = mounted(
         spec,
@@ -341,10 +373,11 @@ fn mounts_of_every_kind() {
     let spec = mounted(spec, "/t", tmpfs);
     let spec = mounted(spec, "/run/s/ret", file(b"hunter2", 0o440, 1000, 50));
     let spec = mounted(spec, "/run/agent", in_work("agent", true));
+    let spec = mounted(spec, "/once/script", in_work("script", false));
     let spec = mounted(spec, "/dev/pipes/name", in_work("script", false));
     let spec = mounted(spec, "/dev/shm/word", file(b"secret word", 0o400, 0, 0));
     let ran = try_swap(spec).unwrap();
-    let expected = "oldpreparedone file\n1777 3:4 directory\n440 1000:50 regular file\n755 0:0 socket\nhunter2\nx\nfrom a script\nsecret word\n0\n#!/bin/sh\n";
+    let expected = "oldpreparedone file\n1777 3:4 directory\n440 1000:50 regular file\n755 0:0 socket\nhunter2\nx\nfrom a script\nsecret word\n#!/bin/sh\n";
     assert_eq!(ran.stdout, expected, "{}", ran.stderr);
     assert_eq!(ran.report.exit, StepExit::Code(0));
     assert_eq!(fs::read(format!("{cache}/new")).unwrap(), b"new\n");
@@ -363,10 +396,11 @@ fn mounts_of_every_kind() {
     ] {
         assert!(ran.notes().contains(&note), "{note}: {:?}", ran.notes());
     }
-    assert!(!ran.notes().contains(&StepNote::ReadOnlyChanged { target: target("/etc/passwd") }));
+    assert_eq!(ran.notes().len(), 4, "{:?}", ran.notes());
     let stubs: BTreeSet<_> =
         ran.report.stubs.iter().map(|path| path.display().to_string()).collect();
-    let expected = ["c", "ctx", "run", "run/agent", "run/s", "run/s/ret", "t"];
+    let expected =
+        ["c", "ctx", "once", "once/script", "run", "run/agent", "run/s", "run/s/ret", "t"];
     assert_eq!(stubs, expected.map(String::from).into());
 }
 
@@ -411,6 +445,53 @@ pub fn swap_mounts_in_mounts() {
     });
 }
 
+pub fn swap_outlives_a_step_that_removes_everything() {
+    in_container("swap_outlives_a_step_that_removes_everything", || {
+        settled_root();
+        let cache = new_cache();
+        let source = MountSource::Bind { root: cache.into(), path: "".into(), writable: true };
+        let mut spec =
+            mounted(swap_step("rm -rf / 2>/dev/null; echo > /etc/hosts; exit 4"), "/c", source);
+        swap_root(&mut spec).added_hosts = b"192.0.2.9\tadded\n".to_vec();
+        let result = try_swap(spec);
+        // What it could reach of the container's own is lost, and told; what is mounted is as before.
+        let report = result.unwrap().report;
+        assert_eq!(report.exit, StepExit::Code(4));
+        let report = report.swap.unwrap();
+        assert!(
+            report.is_spoilt() && report.lost.contains(&PathBuf::from("job-made")),
+            "{report:?}"
+        );
+        assert_eq!(fs::read_to_string("/etc/hosts").unwrap(), "127.0.0.1 localhost\n");
+        assert_eq!(processes("bareboat-helper"), Vec::<String>::new());
+    });
+}
+
+pub fn swap_keeps_volumes_apart() {
+    in_container_with("swap_keeps_volumes_apart", "volumes", || {
+        settled_root();
+        fs::write("/builds/checkout", "the job's").unwrap();
+        fs::write("/workspace/checkout", "the job's").unwrap();
+        fs::create_dir(in_tree("workspace")).unwrap();
+        fs::write(in_tree("workspace/copied"), "the stage's").unwrap();
+        let cache = new_cache();
+        let source =
+            MountSource::Bind { root: cache.clone().into(), path: "".into(), writable: true };
+        let script = "ls /workspace /builds; echo x > /workspace/new; echo y > /workspace/c/new; echo z > /builds/new";
+        let mut spec = mounted(swap_step(script), "/workspace/c", source);
+        spec.working_directory = "/workspace".into();
+        let ran = swap(spec);
+        assert_eq!(ran.stdout, "/builds:\ncheckout\n\n/workspace:\nc\ncopied\n");
+        assert_eq!(ran.notes(), [StepNote::VolumeChanged { path: "/builds".into() }]);
+        assert_eq!(ran.report.swap.unwrap().rewritten, [PathBuf::from("workspace")]);
+        assert_eq!(fs::read(in_tree("workspace/new")).unwrap(), b"x\n");
+        assert_eq!(fs::read(format!("{cache}/new")).unwrap(), b"y\n");
+        assert!(!in_tree("workspace/c").exists() && !in_tree("builds").exists());
+        assert_eq!(fs::read_dir("/workspace").unwrap().count(), 1);
+        assert_eq!(fs::read("/builds/new").unwrap(), b"z\n");
+    });
+}
+
 pub fn swap_adds_hosts_for_the_step_only() {
     in_container("swap_adds_hosts_for_the_step_only", || {
         let before = settled_root();
@@ -439,7 +520,8 @@ pub fn swap_works_from_a_private_root() {
         assert_eq!(swap(swap_step("echo inside")).stdout, "inside\n");
         let mut command = Command::new("/proc/self/exe");
         private_root::command_at_real_root(&mut command, Path::new("/opt/job"));
-        let output = command.arg("print-directory").output().unwrap();
+        let null = private_root::null().unwrap();
+        let output = command.arg("print-directory").stdin(null).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "/opt/job true\n");
         private_root::leave().unwrap();
         fs::remove_file("/hello").unwrap();
