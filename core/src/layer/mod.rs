@@ -14,7 +14,7 @@ mod write;
 
 pub use compress::compressor_name;
 pub use error::LayerError;
-pub use extract::extract_files;
+pub use extract::{extract_files, hash_files};
 pub use limits::ReadLimits;
 pub use read::read_layer;
 pub use write::write_layer;
