@@ -16,7 +16,7 @@ mod write;
 
 pub use compress::compressor_name;
 pub use error::LayerError;
-pub use extract::{extract_files, visit_files};
+pub use extract::{extract_files, hash_files, visit_files};
 pub use flat::FlatTar;
 pub use limits::ReadLimits;
 pub use read::read_layer;

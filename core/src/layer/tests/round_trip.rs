@@ -292,6 +292,11 @@ fn single_files_are_extracted() {
             let row = written.index.get(name).unwrap();
             assert_eq!(Some(Digest::of(&bytes)), row.digest, "{name}");
         }
+        let hash = |wanted| hash_files(&mut &blob[..], media_type, &written.index, wanted);
+        for (name, digest) in hash(&wanted).unwrap() {
+            assert_eq!(Some(digest), written.index.get(&name).unwrap().digest, "{name}");
+        }
+        assert_eq!(hash(&wanted).unwrap().len(), wanted.len());
         for odd in ["bin", "nowhere", "dev/null"] {
             assert!(extract(&written.index, &BTreeSet::from([path(odd)])).is_err(), "{odd}");
         }
