@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::bench::*;
 
 /// Processes whose command line holds `mark`.
-fn processes(mark: &str) -> Vec<String> {
+pub fn processes(mark: &str) -> Vec<String> {
     let numbers = fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().into_string().ok());
@@ -20,7 +20,7 @@ fn processes(mark: &str) -> Vec<String> {
 }
 
 /// Processes that still see a mount at or below a directory.
-fn mounts(directory: &Path) -> Vec<String> {
+pub fn mounts(directory: &Path) -> Vec<String> {
     let text = directory.display().to_string();
     let numbers = fs::read_dir("/proc")
         .unwrap()
@@ -43,9 +43,9 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-const STUBBORN: &str = "trap '' TERM HUP INT; setsid sleep MARK & (setsid sh -c 'trap \"\" TERM; sleep MARK' &) ; sleep MARK";
+pub const STUBBORN: &str = "trap '' TERM HUP INT; setsid sleep MARK & (setsid sh -c 'trap \"\" TERM; sleep MARK' &) ; sleep MARK";
 
-fn mark(number: u32) -> String {
+pub fn mark(number: u32) -> String {
     // A time to sleep that nobody else sleeps.
     format!("{}{number:02}", std::process::id() as u64 * 100 + 7_000_000_000)
 }

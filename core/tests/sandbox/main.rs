@@ -4,6 +4,7 @@
 mod bench;
 mod ending;
 mod mounts;
+mod namespace;
 mod process;
 mod refusals;
 mod surroundings;
@@ -13,7 +14,9 @@ use std::{path::Path, process::ExitCode};
 
 use bareboat_core::execute::sandbox::helper_main;
 
-use self::{ending::*, mounts::*, process::*, refusals::*, surroundings::*, traces::*};
+use self::{
+    ending::*, mounts::*, namespace::*, process::*, refusals::*, surroundings::*, traces::*,
+};
 
 fn main() -> ExitCode {
     helper_main();
@@ -27,6 +30,10 @@ fn main() -> ExitCode {
     }
     if arguments.first().is_some_and(|mode| mode == "behind-a-filter") {
         refuse_newer_calls();
+        return run_cases(&arguments[1..]);
+    }
+    if arguments.first().is_some_and(|mode| mode == IN_A_NAMESPACE) {
+        enter_a_namespace();
         return run_cases(&arguments[1..]);
     }
     if arguments.iter().any(|argument| argument == "--list") {
@@ -94,4 +101,9 @@ cases![
     the_state_on_an_overlay_is_refused,
     the_probe_says_yes_here,
     an_older_kernel_behind_dockers_filter_will_do,
+    the_box_works_in_a_user_namespace,
+    a_machine_is_not_probed_before_it_is_needed,
+    a_probe_of_everything_leaves_nothing,
+    layers_are_whole_in_a_user_namespace,
+    processes_can_be_shared,
 ];
