@@ -605,12 +605,12 @@ mod tests {
         let (host, _) = survey_of(&request, &facts, root_map(), refused);
         assert_eq!((host.rung, host.state_directory), (None, scratch.path().join("a/b")));
         // A directory that others may write to is nobody's own.
-        std::fs::set_permissions(
-            scratch.path().join("a/b"),
-            std::os::unix::fs::PermissionsExt::from_mode(0o777),
-        )
-        .unwrap();
-        let (host, _) = survey_of(&request, &facts, root_map(), refused);
-        assert_ne!(host.state_directory, scratch.path().join("a/b"));
+        let open = scratch.path().join("open");
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+            .unwrap();
+        assert!(!is_usable(&open, uid) && open.exists());
+        assert!(!is_usable(&scratch.path().join("new"), uid + 1));
+        assert!(!scratch.path().join("new").exists());
     }
 }
