@@ -1,9 +1,9 @@
-//! A changeset as a directory in overlay's form, without a detour over its tar.
+//! A changeset as a directory in overlay's form or laid over a plain tree, without a detour over its tar.
 
 use std::{
     collections::HashMap,
     io::{self, Read},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -11,12 +11,14 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     digest::Digest,
     layer::LayerSink,
-    tree::{Change, Changeset, EntryPath},
+    tree::{Change, Changeset, EntryPath, LayerIndex},
 };
 
 use super::{
     Unpacker,
     handle::at_path,
+    lay_over,
+    metadata::reopen,
     view::{LayerName, changeset_index, layer_name, row_of, whiteout},
 };
 
@@ -30,7 +32,30 @@ pub fn apply_changeset(
     mtime_seconds_max: Option<i64>,
 ) -> io::Result<()> {
     let index = changeset_index(changeset, mtime_seconds_max);
-    let mut unpacker = Unpacker::new(directory)?;
+    apply_by(Unpacker::new(directory)?, changeset, &index, mtime_seconds_max)
+}
+
+/// The same onto a plain tree: `staging` is an empty directory of the same file system, for the time of the call.
+///
+/// An error leaves the tree spoilt.
+pub fn apply_changeset_plain(
+    staging: OwnedFd,
+    tree: BorrowedFd<'_>,
+    changeset: &Changeset,
+    mtime_seconds_max: Option<i64>,
+) -> io::Result<()> {
+    let index = changeset_index(changeset, mtime_seconds_max);
+    let staged = reopen(&staging)?;
+    apply_by(Unpacker::plain(staging)?, changeset, &index, mtime_seconds_max)?;
+    lay_over(staged.as_fd(), &index, tree)
+}
+
+fn apply_by(
+    mut unpacker: Unpacker,
+    changeset: &Changeset,
+    index: &LayerIndex,
+    mtime_seconds_max: Option<i64>,
+) -> io::Result<()> {
     let mut groups: HashMap<u32, &EntryPath> = HashMap::new();
     for change in changeset.changes() {
         match layer_name(&change.path) {
@@ -38,7 +63,7 @@ pub fn apply_changeset(
                 let first = (change.link_group > 0)
                     .then(|| *groups.entry(change.link_group).or_insert(&change.path));
                 match first.filter(|first| **first != change.path) {
-                    Some(first) => unpacker.hard_link(&row_of(change, None), first)?,
+                    Some(first) => unpacker.hard_link(&row_of(change, mtime_seconds_max), first)?,
                     None => write(&mut unpacker, change, mtime_seconds_max)?,
                 }
             }
@@ -50,7 +75,7 @@ pub fn apply_changeset(
             }
         }
     }
-    unpacker.finish(&index, &|_| None)
+    unpacker.finish(index, &|_| None)
 }
 
 fn write(

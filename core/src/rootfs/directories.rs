@@ -12,18 +12,19 @@ use super::{
 /// Gives each directory of a layer on disk what its index says: owner, mode, mtime and opaque mark. An implied one gets
 /// what the directory below it has.
 ///
-/// `inherited` looks a path up in the layers below this one; it is asked only where nothing of this layer hides them.
+/// Without `mark` there are no opaque marks. `inherited` looks a path up in the layers below this one; it is asked only where nothing of this layer hides them.
 pub(crate) fn finish_directories(
     root: BorrowedFd<'_>,
     index: &LayerIndex,
     inherited: &dyn Fn(&EntryPath) -> Option<Metadata>,
+    mark: bool,
 ) -> io::Result<()> {
     let mut stack = DirectoryStack::new(reopen(root)?);
     for (row, hidden) in rows_with_hidden(index) {
         let Kind::Directory { opaque } = row.kind else { continue };
         let finish = |stack: &mut DirectoryStack| {
             stack.go_to(&row.path)?;
-            if opaque {
+            if opaque && mark {
                 mark_opaque(stack.top())?;
             }
             let below = (row.implied && !hidden).then(|| inherited(&row.path)).flatten();

@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStringExt,
+    },
 };
 
 use rustix::{
@@ -13,7 +16,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::tree::EntryPath;
+use crate::{sys::fs::descriptor_path, tree::EntryPath};
 
 /// Ancestors kept open while a walk is deeper; those further up are reopened on the way back.
 const OPEN_ANCESTORS_MAX: usize = 64;
@@ -211,8 +214,8 @@ pub(crate) fn remove_xattrs(
 
 /// A way to name a directory's entry to the calls that take no handle; only its last part is looked up.
 fn proc_path(at: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
-    use std::os::fd::AsRawFd;
-    let mut path = format!("/proc/self/fd/{}/", at.as_raw_fd()).into_bytes();
+    let mut path = descriptor_path(at).into_os_string().into_vec();
+    path.push(b'/');
     path.extend_from_slice(name);
     path
 }

@@ -7,13 +7,16 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
-        fchown, fremovexattr, fsetxattr, fstat, futimens, openat, unlinkat, utimensat,
+        AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chownat,
+        fchmod, fchown, fremovexattr, fsetxattr, fstat, futimens, openat, statat, unlinkat,
+        utimensat,
     },
     io::Errno,
 };
 
 use crate::tree::{Metadata, Timestamp};
+
+use super::handle::{open_file, xattr};
 
 pub(crate) const CAPABILITY: &str = "security.capability";
 /// Overlay's mark of an opaque directory: the first as root, the second in a user namespace (mount option `userxattr`).
@@ -78,7 +81,7 @@ impl Fresh {
     }
 }
 
-/// A device or FIFO that was just made: nothing but this can be at that name, so that no link can be followed.
+/// Of a name that is known to be no link: nothing else works there, so that none can be followed.
 fn set_node_mode(at: BorrowedFd<'_>, name: &[u8], metadata: &Metadata) -> io::Result<()> {
     Ok(rustix::fs::chmodat(at, name, mode(metadata), AtFlags::empty())?)
 }
@@ -94,6 +97,47 @@ pub(crate) fn set_directory(directory: BorrowedFd<'_>, metadata: &Metadata) -> i
         fchmod(directory, mode(metadata))?;
     }
     Ok(futimens(directory, &times(metadata.mtime)?)?)
+}
+
+/// Gives a name that is no directory owner, mode, capability and mtime, as far as it has others. Nothing else works there.
+pub(crate) fn set_where_it_differs(
+    at: BorrowedFd<'_>,
+    name: &[u8],
+    wanted: &Metadata,
+) -> io::Result<()> {
+    let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let file_type = FileType::from_raw_mode(stat.st_mode);
+    let is_file = file_type == FileType::RegularFile;
+    let mut found = metadata_of(&stat);
+    if file_type == FileType::Symlink {
+        found.mode = wanted.mode;
+    }
+    if is_file {
+        found.capability = xattr(at, name, CAPABILITY)?;
+    }
+    if found == *wanted {
+        return Ok(());
+    }
+    if (found.uid, found.gid) != (wanted.uid, wanted.gid) {
+        let (uid, gid) = owner(wanted)?;
+        chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    if file_type != FileType::Symlink {
+        set_node_mode(at, name, wanted)?;
+    }
+    if is_file {
+        let file = open_file(at, name)?;
+        match &wanted.capability {
+            Some(value) => fsetxattr(file, CAPABILITY, value, XattrFlags::empty())?,
+            None if found.capability.is_some() => match fremovexattr(file, CAPABILITY) {
+                // The new owner has taken it away already.
+                Err(Errno::NODATA) => {}
+                other => other?,
+            },
+            None => {}
+        }
+    }
+    set_mtime_at(at, name, wanted.mtime)
 }
 
 /// Sets a name's times without following a link.

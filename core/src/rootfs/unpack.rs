@@ -24,8 +24,8 @@ use crate::{
 use super::{
     directories::rows_with_hidden,
     finish_directories,
-    handle::{DirectoryStack, at_path, open_below, open_directory},
-    metadata::{Fresh, invalid, neutral_root, reopen},
+    handle::{DirectoryStack, at_path, open_below, open_directory, open_file},
+    metadata::{Fresh, invalid, neutral_root, reopen, set_where_it_differs},
     remove_tree,
 };
 
@@ -33,6 +33,15 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// The kernel's limits on device numbers.
 const MAJOR_MAX: u32 = 0xfff;
 const MINOR_MAX: u32 = 0xf_ffff;
+
+/// What a layer's directory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// A lower directory of overlayfs: whiteouts, opaque marks, hard links.
+    Overlay,
+    /// A part of a plain tree: none of them.
+    Plain,
+}
 
 /// Unpacks one layer into a directory of its own, as overlayfs takes it for a lower directory.
 ///
@@ -44,6 +53,7 @@ pub struct Unpacker {
     /// At the directory that the last entry is in.
     stack: DirectoryStack,
     fresh: Fresh,
+    form: Form,
     buffer: Box<[u8]>,
     /// Devices that a user namespace may not make: they are in the layer's index alone.
     left_out: HashSet<EntryPath>,
@@ -52,11 +62,23 @@ pub struct Unpacker {
 impl Unpacker {
     /// Into `directory`, which is empty and which nothing else works on.
     pub fn new(directory: OwnedFd) -> io::Result<Self> {
+        Unpacker::with_form(directory, Form::Overlay)
+    }
+
+    /// As [`new`](Unpacker::new), for [`lay_over`](super::lay_over) or as the lowest layer of a plain tree: without
+    /// whiteouts and opaque marks, and each name of a hard-link group becomes a file of its own, because overlayfs
+    /// separates them at the first write too.
+    pub fn plain(directory: OwnedFd) -> io::Result<Self> {
+        Unpacker::with_form(directory, Form::Plain)
+    }
+
+    fn with_form(directory: OwnedFd, form: Form) -> io::Result<Self> {
         neutral_root(directory.as_fd())?;
         Ok(Unpacker {
             stack: DirectoryStack::new(reopen(&directory)?),
             fresh: Fresh::probe(directory.as_fd())?,
             root: directory,
+            form,
             buffer: vec![0; BUFFER_BYTES].into(),
             left_out: HashSet::new(),
         })
@@ -71,6 +93,24 @@ impl Unpacker {
         index: &LayerIndex,
         inherited: &dyn Fn(&EntryPath) -> Option<Metadata>,
     ) -> io::Result<()> {
+        self.finish_links(index)?;
+        if self.form == Form::Overlay {
+            self.finish_whiteouts(index)?;
+        }
+        finish_directories(self.root.as_fd(), index, inherited, self.form == Form::Overlay)
+    }
+
+    /// A hard-link member may have changed what all names of its inode have.
+    fn finish_links(&mut self, index: &LayerIndex) -> io::Result<()> {
+        for row in index.rows().iter().filter(|row| row.link_group > 0) {
+            self.stack.go_to(&row.path.parent().unwrap_or_default())?;
+            set_where_it_differs(self.stack.top(), row.path.file_name(), &row.metadata)
+                .map_err(|error| at_path(&row.path, error))?;
+        }
+        Ok(())
+    }
+
+    fn finish_whiteouts(&mut self, index: &LayerIndex) -> io::Result<()> {
         // Below an opaque directory a whiteout would say nothing, and overlayfs would list it.
         let rows = rows_with_hidden(index).filter(|(_, hidden)| !hidden).map(|(row, _)| row);
         for row in rows.filter(|row| row.kind == Kind::Whiteout) {
@@ -78,7 +118,7 @@ impl Unpacker {
             make_whiteout(self.stack.top(), row.path.file_name())
                 .map_err(|error| at_path(&row.path, error))?;
         }
-        finish_directories(self.root.as_fd(), index, inherited)
+        Ok(())
     }
 
     /// Goes to a directory; what is missing or something else on the way becomes a directory.
@@ -223,6 +263,19 @@ impl Unpacker {
         self.create(name, |at| linkat(&target_parent, target_name, at, name, AtFlags::empty()))
     }
 
+    /// Another file with the content of `target`, whatever room is made for it.
+    fn separate(&mut self, row: &Row, target: &EntryPath) -> io::Result<()> {
+        if row.path == *target {
+            return Ok(());
+        }
+        if !matches!(row.kind, Kind::File { .. }) {
+            return self.entry(row, &mut io::empty());
+        }
+        let from = self.open_parent(target)?;
+        let mut content = File::from(open_file(from, target.file_name())?);
+        self.entry(row, &mut content)
+    }
+
     /// Links where making room for the new name removes the old one.
     fn link_aside(&mut self, path: &EntryPath, target: &EntryPath) -> io::Result<()> {
         let aside = self.free_name()?;
@@ -265,9 +318,13 @@ impl LayerSink for Unpacker {
         made.map_err(|error| at_path(&row.path, error))
     }
 
-    /// The link shows the target's metadata; that of `row` is taken to be the same.
+    /// The link shows the target's metadata until `finish`.
     fn hard_link(&mut self, row: &Row, target: &EntryPath) -> io::Result<()> {
-        self.link(&row.path, target).map_err(|error| at_path(&row.path, error))
+        let made = match self.form {
+            Form::Overlay => self.link(&row.path, target),
+            Form::Plain => self.separate(row, target),
+        };
+        made.map_err(|error| at_path(&row.path, error))
     }
 
     fn opaque(&mut self, directory: &EntryPath) -> io::Result<()> {

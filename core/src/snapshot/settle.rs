@@ -40,10 +40,11 @@ pub fn settle(
     for row in index.rows().iter().filter(|row| !row.path.is_root()) {
         settle_row(&mut stack, &index, row).map_err(|error| at_path(&row.path, error))?;
     }
-    finish_directories(upper, &index, &|path| {
+    let inherited = |path: &EntryPath| {
         let below = parent.lookup(path)?;
         below.is_directory().then(|| below.metadata().clone())
-    })
+    };
+    finish_directories(upper, &index, &inherited, true)
 }
 
 fn settle_row(stack: &mut DirectoryStack, index: &LayerIndex, row: &Row) -> io::Result<()> {

@@ -17,8 +17,8 @@ use crate::{
     event::OutputStream,
     execute::{
         sandbox::{
-            self, Probe, Rung, StepExit, StepNetwork, StepSpec, StepUser, Ulimit, Unavailable,
-            Verdict,
+            self, OverlayRoot, Probe, Rung, StepExit, StepNetwork, StepSpec, StepUser, Ulimit,
+            Unavailable, Verdict,
         },
         users::RunUser,
     },
@@ -85,9 +85,12 @@ impl Solver {
         let visible = rootfs::lowest_visible_layer(&snapshot);
         let lowers = self.lowers(&below.layers[visible..], &trees[visible..]).await?;
         self.make_working_directory(run, &below.layers, &snapshot, &place).await?;
-        let mut spec =
-            StepSpec::new(place.upper(), place.work.join("work"), place.work.join("box"));
-        spec.lowers = lowers;
+        let mut spec = StepSpec::new(OverlayRoot {
+            lowers,
+            upper: place.upper(),
+            work: place.work.join("work"),
+            scratch: place.work.join("box"),
+        });
         let mounts = self.mounts(run, &place.work).await?;
         let environment = environment(run, &user, &mounts.environment);
         spec.mounts = mounts.mounts.clone();

@@ -18,8 +18,15 @@ use rustix::{
     io::{Errno, Result},
 };
 
+use super::private_root;
+
 /// How many bytes of directory entries one system call may return.
 const DIRECTORY_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Bytes as the name that the calls here take.
+pub fn os(name: &[u8]) -> &OsStr {
+    OsStr::from_bytes(name)
+}
 
 /// Opens a directory for use as a root or as the base of other calls (`O_PATH`). The path is the caller's own.
 pub fn open_directory_handle(path: &Path) -> Result<OwnedFd> {
@@ -32,9 +39,14 @@ pub fn open_subdirectory(directory: impl AsFd, name: &OsStr) -> Result<OwnedFd> 
     fs::openat(directory, name, flags, Mode::empty())
 }
 
-/// The magic link of a descriptor: a path that leads to exactly the file that the descriptor holds.
+/// The magic link of a descriptor: a path that leads to exactly the file that the descriptor holds. In a private root it
+/// is relative to the working directory there.
 pub fn descriptor_path(fd: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+    let number = fd.as_raw_fd();
+    match private_root::is_entered() {
+        true => PathBuf::from(number.to_string()),
+        false => PathBuf::from(format!("/proc/self/fd/{number}")),
+    }
 }
 
 /// Opens the file behind an `O_PATH` descriptor anew with other flags. Needs /proc.

@@ -3,9 +3,11 @@
 
 pub mod credentials;
 pub mod fs;
+pub mod landlock;
 pub mod mount;
 pub mod namespace;
 pub mod network;
+pub mod private_root;
 pub mod process;
 pub mod remove;
 pub mod resolve;

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{CStr, CString},
+    fs::File,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     time::{Duration, Instant},
@@ -11,6 +12,8 @@ use rustix::{
     io::Errno,
     process::{DumpableBehavior, Pid, WaitId, WaitIdOptions, waitid},
 };
+
+use super::{fs::read_directory, private_root};
 
 /// Forbids other processes of this user to read this one's memory, environment and descriptors, and core dumps. To be
 /// called again after every exec.
@@ -58,7 +61,7 @@ pub fn fork_single_threaded() -> io::Result<Fork> {
 }
 
 fn thread_count() -> io::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
+    let status = io::read_to_string(File::from(private_root::open_own("status")?))?;
     let line = status.lines().find_map(|line| line.strip_prefix("Threads:"));
     let count = line.and_then(|count| count.trim().parse().ok());
     count.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
@@ -130,16 +133,25 @@ pub fn close_all_but(keep: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes sure that no descriptor but 0, 1, 2 and `keep` is open.
+pub fn check_all_closed_but(keep: impl AsFd) -> io::Result<()> {
+    let keep = keep.as_fd().as_raw_fd();
+    // The one that the list was read through is closed by now.
+    let is_open = |fd: &RawFd| rustix::io::fcntl_getfd(borrow_number(*fd)).is_ok();
+    match open_descriptors()?.into_iter().filter(is_open).any(|fd| fd > 2 && fd != keep) {
+        true => Err(Errno::BADF.into()),
+        false => Ok(()),
+    }
+}
+
 fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
     // SAFETY: the caller drops no owner of a descriptor any more, so nothing is closed twice.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })
 }
 
 fn open_descriptors() -> io::Result<Vec<RawFd>> {
-    let numbers = std::fs::read_dir("/proc/self/fd")?
-        .map(|entry| Ok(entry?.file_name().to_str().and_then(|name| name.parse().ok())))
-        .collect::<io::Result<Vec<Option<RawFd>>>>()?;
-    Ok(numbers.into_iter().flatten().collect())
+    let entries = read_directory(private_root::open_own("fd")?)?;
+    Ok(entries.iter().filter_map(|entry| entry.name.to_str()?.parse().ok()).collect())
 }
 
 /// Puts `fd` at the number `number` (0, 1 or 2), inheritable. What was there is closed.

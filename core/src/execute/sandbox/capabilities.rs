@@ -1,6 +1,6 @@
 //! The capabilities of a step: Docker's default 14, whatever the rung.
 
-use crate::sys::credentials::{Capabilities, drop_bounding_except, set_capabilities};
+use crate::sys::credentials::{Capabilities, capabilities, drop_bounding_except, set_capabilities};
 
 /// Docker's default capabilities with their numbers (capabilities(7)).
 pub(super) const DEFAULT: [(&str, u32); 14] = [
@@ -34,6 +34,31 @@ pub(super) fn reduce_bounding() -> std::io::Result<()> {
 /// everything by setuid already, as in Docker.
 pub(super) fn reduce_current(uid: u32) -> std::io::Result<()> {
     let mask = if uid == 0 { default_mask() } else { 0 };
+    set_capabilities(Capabilities { effective: mask, permitted: mask, inheritable: 0 })
+}
+
+/// The one that a step at the builder's own root lacks: so no process of it may trace the builder or the job's shell,
+/// whose permitted capabilities are not a subset of its own.
+const WITHHELD: u32 = 8;
+
+/// What a step at the builder's own root has at most.
+pub(super) fn withheld_mask() -> u64 {
+    default_mask() & !(1 << WITHHELD)
+}
+
+/// Whether this process may take anything from its bounding set.
+pub(super) fn may_reduce_bounding() -> std::io::Result<bool> {
+    Ok(capabilities()?.effective & 1 << WITHHELD != 0)
+}
+
+/// As [`reduce_bounding`], with one capability less.
+pub(super) fn reduce_bounding_below_own() -> std::io::Result<()> {
+    drop_bounding_except(withheld_mask())
+}
+
+/// Takes from what this process has now, of whatever user, all that a step at the builder's own root must not have.
+pub(super) fn reduce_current_below_own() -> std::io::Result<()> {
+    let mask = capabilities()?.permitted & withheld_mask();
     set_capabilities(Capabilities { effective: mask, permitted: mask, inheritable: 0 })
 }
 

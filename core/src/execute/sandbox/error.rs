@@ -4,6 +4,7 @@ use std::{fmt, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+use super::swap::SwapError;
 use crate::error::{Class, Error};
 
 /// An error number that is shown with its meaning.
@@ -66,6 +67,19 @@ pub enum SandboxError {
     NotRoot { uid: u32 },
     #[error("root has not the capabilities {missing}")]
     Capabilities { missing: String },
+    /// What a step at the container's own root can't have.
+    #[error(
+        "{what} is not possible in this container: a step runs in the container's own surroundings (swap)"
+    )]
+    NotOnSwap { what: String },
+    /// The step's result is lost; the root is as it was.
+    #[error(
+        "sandbox: the step's keeper was killed ({how}); the container's root has been restored"
+    )]
+    KeeperDied { how: String },
+    /// The stage and the container's root could not change places.
+    #[error(transparent)]
+    Swap(#[from] SwapError),
     #[error("canceled")]
     Canceled,
 }
@@ -79,6 +93,7 @@ impl SandboxError {
             | SandboxError::NulByte { .. }
             | SandboxError::NoCommand => Class::Input,
             SandboxError::Ulimit { .. } => Class::Usage,
+            SandboxError::Swap(error) => error.class(),
             SandboxError::HelperMissing
             | SandboxError::Protocol { .. }
             | SandboxError::Seccomp { .. } => Class::Bug,
@@ -107,6 +122,15 @@ impl SandboxError {
             SandboxError::ForeignProgram { architecture, .. } => Some(format!(
                 "register an emulator for {architecture} with binfmt_misc (flag F), or build each platform on its own machine and put them together with `bareboat join`"
             )),
+            SandboxError::Swap(error) => error.hint(),
+            SandboxError::NotOnSwap { .. } => Some(
+                "build where the overlay sandbox is possible: a privileged container, a pod with an unconfined seccomp profile, or a machine"
+                    .to_owned(),
+            ),
+            SandboxError::KeeperDied { .. } => Some(
+                "if the container's memory limit killed it, raise the limit; else the step itself has killed processes that are not its own"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

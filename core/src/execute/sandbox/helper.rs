@@ -25,10 +25,11 @@ use super::{
     overlay::Layers,
     reap::{PATIENCE, Reaper},
     seccomp::step_filter,
-    spec::{StepNetwork, StepSpec},
+    spec::{OverlayRoot, StepNetwork, StepRoot, StepSpec},
     staging::Staging,
-    step::{StepPlan, become_step, resource},
+    step::{StepPlace, StepPlan, become_step, resource},
     stubs::Stubs,
+    swap,
     system::mount_system,
     wire::{self, Answer, Request},
 };
@@ -65,27 +66,38 @@ pub(super) fn answer(request: Request, control: &UnixStream) -> Result<Answer, S
     let (spec, probe) = match request {
         Request::Run(spec) => (spec, false),
         Request::Probe(spec) => (spec, true),
+        Request::Repair(request) => return swap::repair_all(&request),
     };
     check(&spec)?;
     umask(Mode::empty());
+    match &spec.root {
+        StepRoot::Overlay(root) => answer_in_box(root, &spec, probe, control),
+        StepRoot::Swap(root) => swap::run_at_root(root, &spec, control),
+    }
+}
+
+fn answer_in_box(
+    root: &OverlayRoot,
+    spec: &StepSpec,
+    probe: bool,
+    control: &UnixStream,
+) -> Result<Answer, SandboxError> {
     // Without a PID namespace that ends with its first process.
     let reaper = spec.share_processes.then(Reaper::adopt_orphans).transpose()?;
-    enter_namespaces(&spec)?;
-    let boxed = StepBox::set_up(&spec)?;
-    let waited = run_step(&boxed, &spec, probe, control);
+    enter_namespaces(spec)?;
+    let boxed = StepBox::set_up(root, spec)?;
+    let place = StepPlace::Box {
+        root: boxed.stubs.root(),
+        root_path: &boxed.root_path,
+        filter: step_filter()?,
+    };
+    let waited = Execution { spec, probe, control, has_reaper: reaper.is_some() }.run(place);
     if let Some(reaper) = reaper {
         reaper.end_all(PATIENCE)?;
     }
     let waited = waited?;
     let stubs = boxed.take_down()?;
-    let (code, signal) = Answer::exit(waited.ended);
-    Ok(Answer::Ended {
-        code,
-        signal,
-        max_rss_bytes: waited.max_rss_bytes,
-        cpu_microseconds: waited.cpu_microseconds,
-        stubs,
-    })
+    Ok(Answer::ended(waited, stubs, None))
 }
 
 /// What can be refused before anything is done.
@@ -127,9 +139,9 @@ struct StepBox {
 }
 
 impl StepBox {
-    fn set_up(spec: &StepSpec) -> Result<Self, SandboxError> {
-        let mut layers = Layers::open(&spec.lowers, Some((&spec.upper, &spec.work)))?;
-        let staging = Staging::mount(spec)?;
+    fn set_up(root: &OverlayRoot, spec: &StepSpec) -> Result<Self, SandboxError> {
+        let mut layers = Layers::open(&root.lowers, Some((&root.upper, &root.work)))?;
+        let staging = Staging::mount(root.scratch.clone(), spec)?;
         layers.copy_root_attributes()?;
         layers.pad(&staging.directory(Some("empty"))?)?;
         let root_path = staging.directory(Some("root"))?;
@@ -152,63 +164,69 @@ fn open(path: &Path) -> Result<OwnedFd, SandboxError> {
     open_directory_handle(path).named("open", path)
 }
 
-fn run_step(
-    boxed: &StepBox,
-    spec: &StepSpec,
-    probe: bool,
-    control: &UnixStream,
-) -> Result<Waited, SandboxError> {
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).named("pipe", "");
-    let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    let null = null.named("open", "/dev/null")?;
-    let (stdin, _) = pipe()?;
-    let (failure, report) = pipe()?;
-    let (helper_alive, alive) = pipe()?;
-    let plan = StepPlan {
-        spec,
-        root: boxed.stubs.root(),
-        root_path: &boxed.root_path,
-        filter: step_filter()?,
-        stdin,
-        report,
-        helper_alive,
-        probe,
-    };
-    let child = match fork_single_threaded().named("fork", "")? {
-        Fork::Child => {
-            drop(alive);
-            become_step(&plan)
-        }
-        Fork::Parent(child) => child,
-    };
-    drop(plan);
-    // The output ends with the step, not with the helper.
-    for number in [1, 2] {
-        install_descriptor(&null, number).named("dup2", "/dev/null")?;
-    }
-    supervise(child, control, failure)
+/// The execution of one step.
+pub(super) struct Execution<'a> {
+    pub spec: &'a StepSpec,
+    /// Do everything but execute.
+    pub probe: bool,
+    pub control: &'a UnixStream,
+    /// Whether the caller ends the step's processes; else they end with the first one.
+    pub has_reaper: bool,
 }
 
-/// Waits for the step, and kills it when the builder is gone or wants no more.
-fn supervise(child: Pid, control: &UnixStream, failure: OwnedFd) -> Result<Waited, SandboxError> {
-    let pidfd = pidfd_open(child, PidfdFlags::empty()).ok();
-    let timeout = if pidfd.is_some() { -1 } else { POLL_MILLISECONDS };
-    let ended = loop {
-        let fds = [Some(control.as_fd()), pidfd.as_ref().map(|fd| fd.as_fd())];
-        let [hung_up, _] = wait_readable(fds, timeout).named("poll", "")?;
-        if hung_up {
+impl Execution<'_> {
+    /// Forks the step and waits for its end. The output ends with the step, not with this process.
+    pub fn run(&self, place: StepPlace<'_>) -> Result<Waited, SandboxError> {
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).named("pipe", "");
+        let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let null = null.named("open", "/dev/null")?;
+        let (stdin, _) = pipe()?;
+        let (failure, report) = pipe()?;
+        let (helper_alive, alive) = pipe()?;
+        let plan =
+            StepPlan { spec: self.spec, place, stdin, report, helper_alive, probe: self.probe };
+        let child = match fork_single_threaded().named("fork", "")? {
+            Fork::Child => {
+                drop(alive);
+                become_step(&plan)
+            }
+            Fork::Parent(child) => child,
+        };
+        drop(plan);
+        for number in [1, 2] {
+            install_descriptor(&null, number).named("dup2", "/dev/null")?;
+        }
+        self.supervise(child, failure)
+    }
+
+    /// Waits for the step, and kills it when the builder is gone or wants no more.
+    fn supervise(&self, child: Pid, failure: OwnedFd) -> Result<Waited, SandboxError> {
+        let pidfd = pidfd_open(child, PidfdFlags::empty()).ok();
+        let timeout = if pidfd.is_some() { -1 } else { POLL_MILLISECONDS };
+        let ended = loop {
+            let fds = [Some(self.control.as_fd()), pidfd.as_ref().map(|fd| fd.as_fd())];
+            let [hung_up, _] = wait_readable(fds, timeout).named("poll", "")?;
+            if hung_up {
+                self.kill(child)?;
+                return Err(SandboxError::Canceled);
+            }
+            if let Some(waited) = wait_now(child).named("wait4", "step")? {
+                break waited;
+            }
+        };
+        match read_failure(failure)? {
+            Some(error) => Err(error),
+            None => Ok(ended),
+        }
+    }
+
+    fn kill(&self, child: Pid) -> Result<(), SandboxError> {
+        if !self.has_reaper {
             // The rest of the namespace goes with its first process.
             kill_process(child, Signal::KILL).named("kill", "step")?;
             wait(child).named("wait4", "step")?;
-            return Err(SandboxError::Canceled);
         }
-        if let Some(waited) = wait_now(child).named("wait4", "step")? {
-            break waited;
-        }
-    };
-    match read_failure(failure)? {
-        Some(error) => Err(error),
-        None => Ok(ended),
+        Ok(())
     }
 }
 

@@ -13,7 +13,6 @@ mod mounts;
 mod overlay;
 mod probe;
 mod program;
-#[allow(dead_code)] // Its callers follow.
 mod reap;
 mod run;
 mod seccomp;
@@ -21,6 +20,7 @@ mod spec;
 mod staging;
 mod step;
 mod stubs;
+pub mod swap;
 mod system;
 mod verdict;
 mod wire;
@@ -38,11 +38,12 @@ pub use self::{
     host::{Host, HostRequest, Table, choose, enter_for_deletion, existing_state, survey},
     id_map::{IdMap, IdRange, MapWriter, OneId, enter as enter_user_namespace},
     probe::probe,
-    run::{StepExit, StepReport, run},
+    run::{StepExit, StepReport, repair, run},
     spec::{
-        DEFAULT_HOST_NAME, DEFAULT_SHM_BYTES, Discard, MountSource, StepMount, StepNetwork,
-        StepSpec, StepUser, Ulimit,
+        DEFAULT_HOST_NAME, DEFAULT_SHM_BYTES, Discard, MountSource, OverlayRoot, StepMount,
+        StepNetwork, StepRoot, StepSpec, StepUser, SwapRoot, Ulimit,
     },
+    swap::{EntryStat, LevelOutcome, RenamedEntry, StepNote, SwapError, SwapReport},
     verdict::{Probe, Rung, Unavailable, Verdict, Way},
 };
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, Mode, OFlags, fstat},
+    fs::{FileType, Mode, OFlags, fstat, open as open_path},
     io::Errno,
     mount::MountFlags,
 };
@@ -62,6 +62,13 @@ fn mount_one(
             let target = target(stubs, path, kind_of(&source)?)?;
             let restricted =
                 if discard.is_none() { MountFlags::RDONLY } else { MountFlags::empty() };
+            bind_restricted(stubs, &source, &target, restricted)
+        }
+        MountSource::Prepared { path: source_path, read_only } => {
+            let source = open_path(source_path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .map_err(source_error(source_path, path))?;
+            let target = target(stubs, path, kind_of(&source)?)?;
+            let restricted = if *read_only { MountFlags::RDONLY } else { MountFlags::empty() };
             bind_restricted(stubs, &source, &target, restricted)
         }
         MountSource::Tmpfs { bytes_max, mode, uid, gid } => {

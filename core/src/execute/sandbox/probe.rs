@@ -24,7 +24,7 @@ use super::{
     helper,
     id_map::{IdMap, enter},
     run::ask,
-    spec::StepSpec,
+    spec::{OverlayRoot, StepSpec},
     verdict::{Probe, Unavailable, Verdict, Way},
     wire::{self, Request},
 };
@@ -69,8 +69,12 @@ impl Place {
             let path = directory.join(name);
             DirBuilder::new().mode(0o755).create(&path).named("mkdir", &path).map(|()| path)
         };
-        let mut spec = StepSpec::new(below("upper")?, below("work")?, below("scratch")?);
-        spec.lowers = vec![below("lower-a")?, below("lower-b")?];
+        let mut spec = StepSpec::new(OverlayRoot {
+            lowers: vec![below("lower-a")?, below("lower-b")?],
+            upper: below("upper")?,
+            work: below("work")?,
+            scratch: below("scratch")?,
+        });
         spec.arguments = vec!["true".into()];
         Ok(Place { directory, spec })
     }

@@ -1,18 +1,18 @@
 //! The builder's side: starts the helper, hands the request over, passes the output on, and ends the step.
 
 use std::{
-    fs::File,
     io,
     os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream as StdUnixStream,
+        fd::OwnedFd,
+        unix::{net::UnixStream as StdUnixStream, process::ExitStatusExt},
     },
-    path::PathBuf,
-    process::Stdio,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, getpid, set_child_subreaper};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -21,11 +21,20 @@ use tokio::{
 };
 
 use super::{
-    HELPER_NAME, SandboxError, helper_is_wired,
-    spec::StepSpec,
-    wire::{self, Answer, Request},
+    HELPER_NAME, SandboxError,
+    error::Named,
+    helper_is_wired,
+    spec::{StepRoot, StepSpec},
+    swap::SwapReport,
+    wire::{self, Answer, RepairRequest, Request},
 };
-use crate::{event::OutputStream, sys::fs::descriptor_path, sys::process::wait_for_end};
+use crate::{
+    event::OutputStream,
+    sys::{
+        private_root::{self, command_at_real_root, descriptor_path_for_programs},
+        process::{set_nondumpable, wait_for_end, wait_now},
+    },
+};
 
 /// Bytes of output that are passed on at once.
 const OUTPUT_BYTES: usize = 32 * 1024;
@@ -37,6 +46,9 @@ const DRAIN_SECONDS: u64 = 2;
 /// How long a helper may take to end after its socket was closed, which takes it milliseconds. A dropped future waits
 /// so long, too: afterwards the step's directories can be deleted.
 const END_SECONDS: u64 = 10;
+
+/// The same for a keeper, which has to end a tree of processes that resists and to move files back.
+const KEEPER_SECONDS: u64 = 150;
 
 /// How a step's main process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +70,8 @@ pub struct StepReport {
     pub cpu_seconds: f64,
     /// From the request to the end, set-up included.
     pub wall_seconds: f64,
+    /// Of a step at the container's own root.
+    pub swap: Option<SwapReport>,
 }
 
 /// Runs a step in a box of its own and passes its output on as it comes; a slow taker holds the step back. When the
@@ -70,8 +84,16 @@ pub async fn run(
     cancel: impl Future<Output = ()> + Send,
 ) -> Result<StepReport, SandboxError> {
     let started = Instant::now();
-    let answer = ask(Request::Run(spec), output, cancel).await?;
-    let Answer::Ended { code, signal, max_rss_bytes, cpu_microseconds, stubs } = answer else {
+    let side = match &spec.root {
+        StepRoot::Overlay(_) => None,
+        StepRoot::Swap(root) => Some(root.side.clone()),
+    };
+    let answer = match side {
+        None => ask(Request::Run(spec), output, cancel).await?,
+        Some(side) => ask_keeper(side, Request::Run(spec), output, cancel).await?,
+    };
+    let Answer::Ended { code, signal, max_rss_bytes, cpu_microseconds, stubs, swap } = answer
+    else {
         return Err(wire::protocol("no end in the answer"));
     };
     let exit = match (code, signal) {
@@ -81,7 +103,58 @@ pub async fn run(
     };
     let cpu_seconds = Duration::from_micros(cpu_microseconds).as_secs_f64();
     let wall_seconds = started.elapsed().as_secs_f64();
-    Ok(StepReport { exit, stubs, max_rss_bytes, cpu_seconds, wall_seconds })
+    Ok(StepReport { exit, stubs, max_rss_bytes, cpu_seconds, wall_seconds, swap })
+}
+
+/// Makes the root of this container whole where an earlier build was killed together with its keeper. Whether there was
+/// anything to do. To be called before anything of `side` is used.
+pub async fn repair(side: PathBuf) -> Result<bool, SandboxError> {
+    let _gate = private_root::swap().await;
+    let (found, _) = ask_repair(side, None).await?;
+    Ok(found)
+}
+
+/// A step at the container's own root: no program of this build runs meanwhile, and a keeper that dies is made good.
+async fn ask_keeper(
+    side: PathBuf,
+    request: Request,
+    output: impl FnMut(OutputStream, &[u8]) + Send,
+    cancel: impl Future<Output = ()> + Send,
+) -> Result<Answer, SandboxError> {
+    // The step is of this user, and a dead keeper's orphans are to come here.
+    set_nondumpable().named("prctl", "PR_SET_DUMPABLE")?;
+    set_child_subreaper(Some(getpid())).named("prctl", "PR_SET_CHILD_SUBREAPER")?;
+    let mut cancel = std::pin::pin!(cancel);
+    let _gate = tokio::select! {
+        biased;
+        () = &mut cancel => return Err(SandboxError::Canceled),
+        gate = private_root::swap() => gate,
+    };
+    let ended = ask_once(request, output, cancel, KEEPER_SECONDS).await?;
+    if ended.status.signal().is_none() {
+        return ended.answer();
+    }
+    let (_, orphans) = ask_repair(side, Some(getpid().as_raw_nonzero().get())).await?;
+    for orphan in orphans.into_iter().filter_map(Pid::from_raw) {
+        // Killed by the repair; nobody else waits for it.
+        let _ = wait_now(orphan);
+    }
+    match ended.answer() {
+        Err(SandboxError::HelperDied { how }) => Err(SandboxError::KeeperDied { how }),
+        answer => answer,
+    }
+}
+
+async fn ask_repair(
+    side: PathBuf,
+    orphans_of: Option<i32>,
+) -> Result<(bool, Vec<i32>), SandboxError> {
+    let request = Request::Repair(RepairRequest { side, orphans_of });
+    let ended = ask_once(request, |_, _| {}, std::future::pending(), KEEPER_SECONDS).await?;
+    match ended.answer()? {
+        Answer::Repaired { orphans, found } => Ok((found, orphans)),
+        _ => Err(wire::protocol("no repair in the answer")),
+    }
 }
 
 /// Starts a helper, sends one request and returns its answer; a failure that it tells is an error.
@@ -90,41 +163,65 @@ pub(super) async fn ask(
     output: impl FnMut(OutputStream, &[u8]) + Send,
     cancel: impl Future<Output = ()> + Send,
 ) -> Result<Answer, SandboxError> {
-    let request = wire::frame(&request)?;
-    let mut helper = Helper::start()?;
-    let answer = helper.converse(&request, output, cancel).await;
-    let end = helper.finish().await?;
-    match answer? {
-        Some(Answer::Failed(error)) => Err(error),
-        Some(answer) => Ok(answer),
-        None => Err(SandboxError::HelperDied { how: end }),
+    ask_once(request, output, cancel, END_SECONDS).await?.answer()
+}
+
+/// How a conversation with a helper ended.
+struct Conversation {
+    answer: Result<Option<Answer>, SandboxError>,
+    status: ExitStatus,
+}
+
+impl Conversation {
+    fn answer(self) -> Result<Answer, SandboxError> {
+        match self.answer? {
+            Some(Answer::Failed(error)) => Err(error),
+            Some(answer) => Ok(answer),
+            None => Err(SandboxError::HelperDied { how: self.status.to_string() }),
+        }
     }
+}
+
+async fn ask_once(
+    request: Request,
+    output: impl FnMut(OutputStream, &[u8]) + Send,
+    cancel: impl Future<Output = ()> + Send,
+    end_seconds: u64,
+) -> Result<Conversation, SandboxError> {
+    let request = wire::frame(&request)?;
+    let mut helper = Helper::start(Duration::from_secs(end_seconds))?;
+    let answer = helper.converse(&request, output, cancel).await;
+    Ok(Conversation { answer, status: helper.finish().await? })
 }
 
 /// A running helper. Closing its socket makes it kill the step and exit.
 struct Helper {
     child: Child,
     control: Option<UnixStream>,
+    /// How long it may take to end.
+    patience: Duration,
 }
 
 impl Helper {
-    fn start() -> Result<Self, SandboxError> {
+    fn start(patience: Duration) -> Result<Self, SandboxError> {
         if !helper_is_wired() {
             return Err(SandboxError::HelperMissing);
         }
         let (ours, theirs) = StdUnixStream::pair().map_err(start_error)?;
         ours.set_nonblocking(true).map_err(start_error)?;
         let control = UnixStream::from_std(ours).map_err(start_error)?;
-        let child = Command::new(descriptor_path(own_executable()?.as_fd()))
+        let program = descriptor_path_for_programs(own_executable()?);
+        let mut command = Command::new(program);
+        command_at_real_root(command.as_std_mut(), Path::new("/"));
+        let child = command
             .arg0(HELPER_NAME)
             .env_clear()
-            .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(start_error)?;
-        Ok(Helper { child, control: Some(control) })
+        Ok(Helper { child, control: Some(control), patience })
     }
 
     /// `None` where the helper ended without an answer.
@@ -156,10 +253,9 @@ impl Helper {
     }
 
     /// Closes the socket and waits for the helper's end; says how it ended.
-    async fn finish(mut self) -> Result<String, SandboxError> {
+    async fn finish(mut self) -> Result<ExitStatus, SandboxError> {
         self.control = None;
-        let patience = Duration::from_secs(END_SECONDS);
-        let status = match timeout(patience, self.child.wait()).await {
+        let status = match timeout(self.patience, self.child.wait()).await {
             Ok(status) => status,
             Err(_) => {
                 // It hangs in a call of the set-up. The step, if there is one, dies with it.
@@ -167,7 +263,7 @@ impl Helper {
                 self.child.wait().await
             }
         };
-        Ok(status.map_err(start_error)?.to_string())
+        status.map_err(start_error)
     }
 }
 
@@ -176,7 +272,7 @@ impl Drop for Helper {
         self.control = None;
         // `None` if it was waited for already.
         if let Some(pid) = self.child.id()
-            && !wait_for_end(pid, Duration::from_secs(END_SECONDS))
+            && !wait_for_end(pid, self.patience)
         {
             // Nothing more can be done here than to ask.
             let _ = self.child.start_kill();
@@ -193,12 +289,12 @@ fn start_error(error: io::Error) -> SandboxError {
 }
 
 /// This program, by a descriptor: its path may be another file by now.
-fn own_executable() -> Result<&'static File, SandboxError> {
-    static EXECUTABLE: OnceLock<File> = OnceLock::new();
+fn own_executable() -> Result<&'static OwnedFd, SandboxError> {
+    static EXECUTABLE: OnceLock<OwnedFd> = OnceLock::new();
     if let Some(file) = EXECUTABLE.get() {
         return Ok(file);
     }
-    let file = File::open("/proc/self/exe").map_err(start_error)?;
+    let file = private_root::open_own("exe").map_err(|error| start_error(error.into()))?;
     Ok(EXECUTABLE.get_or_init(|| file))
 }
 

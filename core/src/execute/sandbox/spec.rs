@@ -12,10 +12,16 @@ pub const DEFAULT_HOST_NAME: &str = "buildkitsandbox";
 /// Docker's size of /dev/shm.
 pub const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
 
-/// One RUN: its file system, its process and its surroundings. Everything is as given: nothing is added to the
-/// environment, and no path but those of the image is looked up in the image.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct StepSpec {
+/// Where a step's files are, which says how it is executed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum StepRoot {
+    Overlay(OverlayRoot),
+    Swap(SwapRoot),
+}
+
+/// A step in namespaces of its own, on an overlay.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OverlayRoot {
     /// Unpacked layers, the topmost first; none for FROM scratch. Absolute. The mode, owner and time of the topmost
     /// one's root become those of `/`.
     #[serde(with = "wire::list")]
@@ -31,6 +37,42 @@ pub struct StepSpec {
     /// ancestor of any other path in here.
     #[serde(with = "wire::bytes")]
     pub scratch: PathBuf,
+}
+
+/// A step at the container's own root, where the stage's files are for its time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SwapRoot {
+    /// The directory directly below `/` that holds the stages' trees, the container's own files during a step, and the
+    /// journals. Absolute, as seen from the container's root.
+    #[serde(with = "wire::bytes")]
+    pub side: PathBuf,
+    /// The stage's tree, relative to `side`. It is the step's `/`, and has its changes afterwards.
+    #[serde(with = "wire::bytes")]
+    pub tree: PathBuf,
+    /// Lines for /etc/hosts, for the time of the step.
+    #[serde(with = "wire::bytes")]
+    pub added_hosts: Vec<u8>,
+    /// How many bytes of the container's own image may be copied, once, so that its directories can be renamed.
+    pub delayer_bytes_max: u64,
+}
+
+impl From<OverlayRoot> for StepRoot {
+    fn from(root: OverlayRoot) -> Self {
+        StepRoot::Overlay(root)
+    }
+}
+
+impl From<SwapRoot> for StepRoot {
+    fn from(root: SwapRoot) -> Self {
+        StepRoot::Swap(root)
+    }
+}
+
+/// One RUN: its file system, its process and its surroundings. Everything is as given: nothing is added to the
+/// environment, and no path but those of the image is looked up in the image.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct StepSpec {
+    pub root: StepRoot,
     /// The command with its arguments. A first argument without `/` is looked up on the PATH of `environment`.
     #[serde(with = "wire::list")]
     pub arguments: Vec<OsString>,
@@ -41,6 +83,7 @@ pub struct StepSpec {
     #[serde(with = "wire::bytes")]
     pub working_directory: PathBuf,
     pub user: StepUser,
+    /// On the swap rung it is the container's, and so are the network files there.
     pub host_name: String,
     /// The bytes of /etc/resolv.conf.
     #[serde(with = "wire::bytes")]
@@ -62,12 +105,9 @@ pub struct StepSpec {
 
 impl StepSpec {
     /// A step of root with Docker's surroundings, no network files, no mounts and an empty environment.
-    pub fn new(upper: PathBuf, work: PathBuf, scratch: PathBuf) -> Self {
+    pub fn new(root: impl Into<StepRoot>) -> Self {
         StepSpec {
-            lowers: Vec::new(),
-            upper,
-            work,
-            scratch,
+            root: root.into(),
             arguments: Vec::new(),
             environment: Vec::new(),
             working_directory: PathBuf::from("/"),
@@ -90,8 +130,7 @@ impl fmt::Debug for StepSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StepSpec")
             .field("arguments", &self.arguments)
-            .field("upper", &self.upper)
-            .field("lowers", &self.lowers)
+            .field("root", &self.root)
             .finish_non_exhaustive()
     }
 }
@@ -150,6 +189,14 @@ pub enum MountSource {
         path: PathBuf,
         discard: Option<Discard>,
     },
+    /// A directory or file of this step alone (swap rung), below the side directory and on its mount: a copy of what is
+    /// to be seen, whose changes are lost. The caller deletes it.
+    Prepared {
+        #[serde(with = "wire::bytes")]
+        path: PathBuf,
+        /// Changes are not prevented, but told.
+        read_only: bool,
+    },
     /// An empty, writable directory in memory.
     Tmpfs { bytes_max: Option<u64>, mode: u32, uid: u32, gid: u32 },
     /// A read-only file in memory, such as a secret.
@@ -181,6 +228,9 @@ impl fmt::Debug for MountSource {
             }
             MountSource::Tree { lowers, path, discard } => {
                 write!(f, "Tree({lowers:?}, {path:?}, writable: {})", discard.is_some())
+            }
+            MountSource::Prepared { path, read_only } => {
+                write!(f, "Prepared({path:?}, read only: {read_only})")
             }
             MountSource::Tmpfs { bytes_max, .. } => write!(f, "Tmpfs({bytes_max:?})"),
             MountSource::File { content, .. } => write!(f, "File({} bytes)", content.len()),

@@ -33,8 +33,8 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    pub fn mount(spec: &StepSpec) -> Result<Self, SandboxError> {
-        let path = spec.scratch.clone();
+    /// Covers the directory `path`.
+    pub fn mount(path: PathBuf, spec: &StepSpec) -> Result<Self, SandboxError> {
         let directory = open_directory_handle(&path).named("open", &path)?;
         let options = format!("mode=700,size={}", ROOM_BYTES + file_bytes(spec));
         let flags = MountFlags::NOSUID | MountFlags::NODEV;

@@ -30,8 +30,12 @@ use super::{
 use crate::sys::{
     credentials::become_user,
     fs::open_directory_handle,
+    landlock::enter_domain,
     namespace::{change_root, make_mounts_private, unshare},
-    process::{close_all_but, execute, exit_now, install_descriptor, reset_signals, wait_readable},
+    process::{
+        check_all_closed_but, close_all_but, execute, exit_now, install_descriptor, reset_signals,
+        wait_readable,
+    },
     resolve::open_in_root,
     seccomp::{Instruction, install_filter},
 };
@@ -39,10 +43,7 @@ use crate::sys::{
 /// Everything that the child needs, made before the fork.
 pub(super) struct StepPlan<'a> {
     pub spec: &'a StepSpec,
-    /// The step's root as the helper sees it.
-    pub root: &'a OwnedFd,
-    pub root_path: &'a Path,
-    pub filter: Vec<Instruction>,
+    pub place: StepPlace<'a>,
     pub stdin: OwnedFd,
     /// Where a failure is written.
     pub report: OwnedFd,
@@ -50,6 +51,29 @@ pub(super) struct StepPlan<'a> {
     pub helper_alive: OwnedFd,
     /// Do everything but execute.
     pub probe: bool,
+}
+
+/// Where the child goes, and how it is kept from the builder.
+pub(super) enum StepPlace<'a> {
+    Box {
+        /// The step's root as the helper sees it.
+        root: &'a OwnedFd,
+        root_path: &'a Path,
+        filter: Vec<Instruction>,
+    },
+    /// The root that the helper has, too: the stage is there.
+    Here(Protection),
+}
+
+/// What keeps a step of the builder's own user from the builder's memory, environment and descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protection {
+    /// One capability less than the builder, for good.
+    LessCapability,
+    /// Where that is not possible: a Landlock domain, with no_new_privs.
+    Domain,
+    /// Another user.
+    User,
 }
 
 /// Runs in the child. Returns only as an exit of the process.
@@ -72,8 +96,10 @@ pub(super) fn become_step(plan: &StepPlan<'_>) -> ! {
 fn prepare(plan: &StepPlan<'_>) -> Result<(), SandboxError> {
     setsid().named("setsid", "")?;
     die_with_helper(plan)?;
-    mount_proc(plan.root, plan.spec)?;
-    enter_root(plan)?;
+    if let StepPlace::Box { root, root_path, .. } = &plan.place {
+        mount_proc(root, plan.spec)?;
+        enter_root(root_path)?;
+    }
     for limit in &plan.spec.ulimits {
         set_limit(limit)?;
     }
@@ -96,11 +122,11 @@ fn die_with_helper(plan: &StepPlan<'_>) -> Result<(), SandboxError> {
 }
 
 /// In a mount namespace of its own, so that the helper keeps its view.
-fn enter_root(plan: &StepPlan<'_>) -> Result<(), SandboxError> {
+fn enter_root(path: &Path) -> Result<(), SandboxError> {
     unshare(UnshareFlags::NEWNS).named("unshare", "mount namespace")?;
     make_mounts_private().named("mount MS_PRIVATE", "/")?;
-    let root = open_directory_handle(plan.root_path).named("open", plan.root_path)?;
-    change_root(root).named("pivot_root", plan.root_path)?;
+    let root = open_directory_handle(path).named("open", path)?;
+    change_root(root).named("pivot_root", path)?;
     Ok(())
 }
 
@@ -125,22 +151,43 @@ fn enter_working_directory(path: &Path) -> Result<(), SandboxError> {
     Err(rustix::io::Errno::XDEV).named("chdir", path)
 }
 
-/// The filter comes first: without no_new_privs it takes CAP_SYS_ADMIN. It allows the calls that follow.
 fn reduce_privileges(plan: &StepPlan<'_>) -> Result<(), SandboxError> {
-    let user = &plan.spec.user;
-    if plan.spec.insecure {
-        return become_user(user.uid, user.gid, &user.groups)
-            .named("setresuid", user.uid.to_string());
+    match &plan.place {
+        StepPlace::Box { .. } if plan.spec.insecure => become_spec_user(plan),
+        StepPlace::Box { filter, .. } => reduce_in_box(plan, filter),
+        StepPlace::Here(protection) => reduce_here(plan, *protection),
     }
-    install_filter(&plan.filter).named("seccomp", "filter")?;
+}
+
+fn become_spec_user(plan: &StepPlan<'_>) -> Result<(), SandboxError> {
+    let user = &plan.spec.user;
+    become_user(user.uid, user.gid, &user.groups).named("setresuid", user.uid.to_string())
+}
+
+/// The filter comes first: without no_new_privs it takes CAP_SYS_ADMIN. It allows the calls that follow.
+fn reduce_in_box(plan: &StepPlan<'_>, filter: &[Instruction]) -> Result<(), SandboxError> {
+    install_filter(filter).named("seccomp", "filter")?;
     capabilities::reduce_bounding().named("prctl", "PR_CAPBSET_DROP")?;
-    become_user(user.uid, user.gid, &user.groups).named("setresuid", user.uid.to_string())?;
-    capabilities::reduce_current(user.uid).named("capset", "")
+    become_spec_user(plan)?;
+    capabilities::reduce_current(plan.spec.user.uid).named("capset", "")
+}
+
+fn reduce_here(plan: &StepPlan<'_>, protection: Protection) -> Result<(), SandboxError> {
+    match protection {
+        Protection::LessCapability => {
+            capabilities::reduce_bounding_below_own().named("prctl", "PR_CAPBSET_DROP")?;
+        }
+        Protection::Domain => enter_domain().named("landlock_restrict_self", "step")?,
+        Protection::User => {}
+    }
+    become_spec_user(plan)?;
+    capabilities::reduce_current_below_own().named("capset", "")
 }
 
 fn run_program(plan: &StepPlan<'_>) -> Result<i32, SandboxError> {
     // No path may lead to the builder's files any more, not by /proc/self/fd either.
     close_all_but(&plan.report).named("close_range", "")?;
+    check_all_closed_but(&plan.report).named("close_range", "/proc/self/fd")?;
     let arguments = c_strings(&plan.spec.arguments, "an argument")?;
     let environment = c_strings(&plan.spec.environment, "a variable")?;
     let name = plan.spec.arguments.first().ok_or(SandboxError::NoCommand)?;

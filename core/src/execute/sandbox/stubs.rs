@@ -12,6 +12,8 @@ use rustix::{
     io::{Errno, Result as IoResult},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{SandboxError, error::Named};
 use crate::sys::{
     fs::{make_node_at, open_subdirectory, read_directory, set_directory_mtime},
@@ -23,7 +25,7 @@ const DIRECTORY_MODE: u32 = 0o755;
 const FILE_MODE: u32 = 0o644;
 
 /// What a mount point is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
     Directory,
     File,
@@ -144,7 +146,7 @@ pub(super) fn target_error(target: impl AsRef<Path>, problem: impl ToString) -> 
     SandboxError::MountTarget { target, problem: problem.to_string() }
 }
 
-fn check_kind(found: &Resolved, kind: Kind, target: &Path) -> Result<(), SandboxError> {
+pub(super) fn check_kind(found: &Resolved, kind: Kind, target: &Path) -> Result<(), SandboxError> {
     let is_directory = found.kind().map_err(|e| target_error(target, e))? == FileType::Directory;
     match (kind, is_directory) {
         (Kind::Directory, false) => Err(target_error(target, "is not a directory")),
@@ -153,18 +155,18 @@ fn check_kind(found: &Resolved, kind: Kind, target: &Path) -> Result<(), Sandbox
     }
 }
 
-fn make_stub(directory: &OwnedFd, name: &OsStr, kind: Kind) -> IoResult<()> {
+pub(super) fn make_stub(directory: &OwnedFd, name: &OsStr, kind: Kind) -> IoResult<()> {
     match kind {
         Kind::Directory => make_directory(directory, name),
         Kind::File => make_node_at(directory, name, FileType::RegularFile, FILE_MODE, (0, 0)),
     }
 }
 
-fn make_directory(directory: &OwnedFd, name: &OsStr) -> IoResult<()> {
+pub(super) fn make_directory(directory: &OwnedFd, name: &OsStr) -> IoResult<()> {
     fs::mkdirat(directory, name, Mode::from_raw_mode(DIRECTORY_MODE))
 }
 
-fn open_path(directory: &OwnedFd, name: &OsStr) -> IoResult<OwnedFd> {
+pub(super) fn open_path(directory: &OwnedFd, name: &OsStr) -> IoResult<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fs::openat(directory, name, flags, Mode::empty())
 }
@@ -173,7 +175,7 @@ fn duplicate(fd: &OwnedFd) -> IoResult<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(fd, 0)
 }
 
-fn restore_mtime(directory: impl AsFd, stat: &Stat) -> IoResult<()> {
+pub(super) fn restore_mtime(directory: impl AsFd, stat: &Stat) -> IoResult<()> {
     set_directory_mtime(directory, stat.st_mtime, stat.st_mtime_nsec as u32)
 }
 
@@ -194,7 +196,7 @@ fn remove_made(upper: &OwnedFd, made: &Made) -> IoResult<()> {
 }
 
 /// Whether the name was there, empty, and is removed now.
-fn remove_empty(directory: &OwnedFd, name: &OsStr, kind: Kind) -> IoResult<bool> {
+pub(super) fn remove_empty(directory: &OwnedFd, name: &OsStr, kind: Kind) -> IoResult<bool> {
     let stat = match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(false),
         stat => stat?,
@@ -236,7 +238,7 @@ fn is_opaque(directory: &OwnedFd) -> IoResult<bool> {
 }
 
 /// Opens a directory below `top` without following any link; `None` where it is not there (any more).
-fn open_directories(top: &OwnedFd, path: &Path) -> IoResult<Option<OwnedFd>> {
+pub(super) fn open_directories(top: &OwnedFd, path: &Path) -> IoResult<Option<OwnedFd>> {
     let mut directory = open_subdirectory(top, OsStr::new("."))?;
     for name in path.iter() {
         directory = match open_subdirectory(&directory, name) {

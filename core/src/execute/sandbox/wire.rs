@@ -12,8 +12,8 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, de::Error as _,
 };
 
-use super::{SandboxError, spec::StepSpec};
-use crate::sys::process::Ended;
+use super::{SandboxError, spec::StepSpec, swap::SwapReport};
+use crate::sys::process::{Ended, Waited};
 
 /// The largest message: a step's secrets and files are in it.
 const MESSAGE_BYTES_MAX: u32 = 256 * 1024 * 1024;
@@ -24,6 +24,16 @@ pub(super) enum Request {
     Run(StepSpec),
     /// Everything but the execution.
     Probe(StepSpec),
+    Repair(RepairRequest),
+}
+
+/// Makes the container's root whole again after a helper that died in the middle of a swap.
+#[derive(Serialize, Deserialize)]
+pub(super) struct RepairRequest {
+    #[serde(with = "bytes")]
+    pub side: PathBuf,
+    /// The process that the dead helper's orphans came to. All that it has started is killed.
+    pub orphans_of: Option<i32>,
 }
 
 /// What the helper answers, once.
@@ -36,16 +46,25 @@ pub(super) enum Answer {
         cpu_microseconds: u64,
         #[serde(with = "list")]
         stubs: Vec<PathBuf>,
+        swap: Option<SwapReport>,
+    },
+    Repaired {
+        /// Children of `orphans_of`, which it has to reap.
+        orphans: Vec<i32>,
+        /// Whether there was anything to repair.
+        found: bool,
     },
     Failed(SandboxError),
 }
 
 impl Answer {
-    pub fn exit(ended: Ended) -> (Option<i32>, Option<i32>) {
-        match ended {
+    pub fn ended(waited: Waited, stubs: Vec<PathBuf>, swap: Option<SwapReport>) -> Self {
+        let (code, signal) = match waited.ended {
             Ended::Code(code) => (Some(code), None),
             Ended::Signal(signal) => (None, Some(signal)),
-        }
+        };
+        let Waited { max_rss_bytes, cpu_microseconds, .. } = waited;
+        Answer::Ended { code, signal, max_rss_bytes, cpu_microseconds, stubs, swap }
     }
 }
 

@@ -1,0 +1,63 @@
+//! Making the container's root whole after an exchange that was cut off.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Exchange, SwapError,
+    journal::{Mark, Record, State, Story},
+    text,
+};
+use crate::tree::EntryPath;
+
+/// What a repair found and did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Repaired {
+    /// There was nothing to do.
+    Nothing,
+    /// An exchange had been cut off; the container's root is as it was before it.
+    Restored {
+        /// The stage's tree, below the side directory.
+        #[serde(with = "text::path")]
+        stage: EntryPath,
+        /// The step had begun and not been swapped out: discard the tree.
+        spoilt: bool,
+        /// The container's own entries that are gone, because the step removed them from the side directory.
+        #[serde(with = "text::paths")]
+        lost: Vec<EntryPath>,
+    },
+    /// Copying a directory of the container's image had been cut off; it is as it was, or done.
+    Delayered {
+        #[serde(with = "text::path")]
+        path: EntryPath,
+    },
+}
+
+impl Exchange {
+    /// Finishes or undoes what another process, or this one, left in the middle. May itself be cut off and done again.
+    pub fn repair(&self) -> Result<Repaired, SwapError> {
+        match self.journal.read()? {
+            State::Clean => Ok(Repaired::Nothing),
+            State::Exchange(story) => self.repair_exchange(&story),
+            State::Copy { path, parent, complete } => {
+                self.repair_copy(&path, &parent, complete)?;
+                Ok(Repaired::Delayered { path })
+            }
+        }
+    }
+
+    fn repair_exchange(&self, story: &Story) -> Result<Repaired, SwapError> {
+        let engine = self.engine(&story.layout);
+        engine.levels_home()?;
+        let restore_from = match story.mark {
+            Mark::Aside | Mark::In => {
+                engine.stage_out(&story.stage)?;
+                self.record(&[Record::Out { spoilt: story.spoilt }])?;
+                Mark::Out
+            }
+            mark => mark,
+        };
+        let lost = self.restore(story, restore_from)?;
+        let (stage, spoilt) = (story.layout.stage.clone(), story.spoilt);
+        Ok(Repaired::Restored { stage, spoilt, lost })
+    }
+}
