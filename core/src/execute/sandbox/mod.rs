@@ -38,7 +38,7 @@ pub use self::{
     host::{
         Host, HostRequest, SWAP_STATE, Table, choose, enter_for_deletion, existing_state, survey,
     },
-    id_map::{IdMap, IdRange, MapWriter, OneId},
+    id_map::{IdMap, IdRange, MapWriter, OneId, enter as enter_user_namespace},
     probe::probe,
     run::{StepExit, StepReport, repair, run},
     spec::{
