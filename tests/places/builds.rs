@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::table::Row;
 use crate::support::{
-    Build, Layout, Member, Peers, TarForge, http,
-    places::{Container, Done, Image, OrdinaryUser, RootFiles},
+    Build, Layout, Member, Peers, TarForge, http, peers,
+    places::{Container, Done, Image, OrdinaryUser, RootFiles, Volume},
 };
 
 /// Written on the tmpfs that every container has, so that the root stays untouched.
@@ -97,15 +97,17 @@ pub struct Job {
     container: Container,
     image: Image,
     state: Option<&'static str>,
+    volumes: &'static [Volume],
 }
 
 impl Job {
     pub fn start(row: &Row) -> Job {
-        Job { container: row.place.start(), image: row.place.image, state: row.state }
-    }
-
-    pub fn container(&self) -> &Container {
-        &self.container
+        Job {
+            container: row.place.start(),
+            image: row.place.image,
+            state: row.state,
+            volumes: row.place.volumes,
+        }
     }
 
     /// The image's own directories are copied out of its layers by the first step.
@@ -128,6 +130,22 @@ impl Job {
         Outcome { done, reference, metadata }
     }
 
+    fn holds_state(&self, volume: &Volume) -> bool {
+        self.state.is_some_and(|state| state.starts_with(volume.path))
+    }
+
+    /// The names in its volumes but the one for the state: a build leaves nothing there.
+    pub fn volume_files(&self) -> Vec<String> {
+        let volumes = self.volumes.iter().filter(|volume| !self.holds_state(volume));
+        let listing = |path| {
+            peers::run(
+                "find",
+                [self.container.volume(path), "-printf".into(), "%P %m %i %T@\n".into()],
+            )
+        };
+        volumes.map(|volume| listing(volume.path)).collect()
+    }
+
     /// The container's root without the builder's state.
     pub fn root_files(&self) -> RootFiles {
         self.container.root_files(&STATE)
@@ -140,7 +158,7 @@ pub fn as_user(user: &OrdinaryUser, name: &str) -> Outcome {
     let metadata = user.home().join("metadata.json");
     let epoch = format!("SOURCE_DATE_EPOCH={EPOCH}");
     let arguments = ["env", &epoch, "bareboat", "build", "-t", &reference, "--push"];
-    let rest = ["--metadata-file", metadata.to_str().unwrap(), "-"];
+    let rest = ["--metadata-file", "/mnt/home/metadata.json", "-"];
     let _ = fs::remove_file(&metadata);
     let done = user.run_with_input(&[&arguments[..], &rest].concat(), &context(name));
     let metadata = serde_json::from_slice(&fs::read(&metadata).unwrap_or_default());
