@@ -36,7 +36,7 @@ def has_steps(case):
     """Some Dockerfile of the case has a RUN, or its base a trigger."""
     for directory, _, files in os.walk(case):
         for name in files:
-            if "ockerfile" in name and re.search(rb"RUN|onbuild", open(os.path.join(directory, name), "rb").read()):
+            if "ockerfile" in name and re.search(rb"(?im)^\s*run\b|RUN|onbuild", open(os.path.join(directory, name), "rb").read()):
                 return True
     return False
 

@@ -53,9 +53,16 @@ pub struct Outcome {
     done: Done,
     reference: String,
     metadata: Value,
+    scratch: tempfile::TempDir,
 }
 
 impl Outcome {
+    /// A build that failed wrote no metadata.
+    fn new(done: Done, reference: String, metadata: &[u8]) -> Outcome {
+        let metadata = serde_json::from_slice(metadata).unwrap_or_default();
+        Outcome { done, reference, metadata, scratch: tempfile::tempdir().unwrap() }
+    }
+
     #[track_caller]
     pub fn success(mut self) -> Outcome {
         self.done = self.done.success();
@@ -86,9 +93,9 @@ impl Outcome {
         digest.to_owned()
     }
 
+    /// The image as the registry gives it; gone with this outcome.
     pub fn layout(&self) -> Layout {
-        let directory = tempfile::tempdir().unwrap().keep();
-        http::pull(&self.reference, &directory)
+        http::pull(&self.reference, self.scratch.path())
     }
 }
 
@@ -126,8 +133,7 @@ impl Job {
         let _ = fs::remove_file(self.container.path(METADATA));
         let done = self.container.run_with_input(&env, &arguments, &context(name));
         let metadata = fs::read(self.container.path(METADATA)).unwrap_or_default();
-        let metadata = serde_json::from_slice(&metadata).unwrap_or_default();
-        Outcome { done, reference, metadata }
+        Outcome::new(done, reference, &metadata)
     }
 
     fn holds_state(&self, volume: &Volume) -> bool {
@@ -161,6 +167,6 @@ pub fn as_user(user: &OrdinaryUser, name: &str) -> Outcome {
     let rest = ["--metadata-file", "/mnt/home/metadata.json", "-"];
     let _ = fs::remove_file(&metadata);
     let done = user.run_with_input(&[&arguments[..], &rest].concat(), &context(name));
-    let metadata = serde_json::from_slice(&fs::read(&metadata).unwrap_or_default());
-    Outcome { done, reference, metadata: metadata.unwrap_or_default() }
+    let metadata = fs::read(&metadata).unwrap_or_default();
+    Outcome::new(done, reference, &metadata)
 }

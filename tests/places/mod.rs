@@ -3,7 +3,8 @@
 
 mod builds;
 mod faithful;
-mod golden;
+
+mod suites;
 mod table;
 
 use self::{
