@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""cleanup.py DIRECTORY: ends every process that a run of the tests left behind and unmounts what lies below its folder.
+"""cleanup.py DIRECTORY: ends every process that a run of the tests left behind, removes its containers and unmounts what lies below its folder.
 
 A run's processes are those with TMPDIR=DIRECTORY/tmp in their environment; our own ancestors are spared. Standard library only.
 """
-import os, signal, subprocess, sys, time
+import glob, os, signal, subprocess, sys, time
 
 
 def parent(pid):
@@ -43,6 +43,13 @@ def unmount(directory):
             subprocess.run(["umount", "--lazy", point], stderr=subprocess.DEVNULL)
 
 
+def remove_containers(directory):
+    """Those of the places (tests/support/places): their processes do not have our environment."""
+    for storage in glob.glob(directory + "/tmp/podman-*"):
+        podman = ["podman", "--root", storage + "/s", "--runroot", storage + "/r", "--storage-driver", "overlay", "--cgroup-manager", "cgroupfs"]
+        subprocess.run([*podman, "--runtime", "runc", "rm", "--all", "--force", "--time", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def main():
     directory = os.path.abspath(sys.argv[1])
     if any(ours(directory)):
@@ -51,6 +58,7 @@ def main():
         while any(ours(directory)) and time.monotonic() < deadline:
             time.sleep(0.05)
         end(directory, signal.SIGKILL)
+    remove_containers(directory)
     unmount(directory)
 
 

@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
 """The suite `golden`: all cases of a folder with a bareboat binary, judged by the folder's passing.txt.
 
-    golden.py --bareboat PATH [--root DIR] [--update] [--list FILE] [--ordinary] [CASE …]
+    golden.py --bareboat PATH [--root DIR] [--update] [--list FILE] [--except FILE] [--sample N] [--ordinary] [CASE …]
 
 DIR is tests/golden unless told: what a real BuildKit made. tests/cases holds our own cases, in the same form.
 
 Fails if a case that the list names did not pass (or does not exist), and reports the cases that pass without being listed, so that the
 list is kept true; --update rewrites it instead. --ordinary builds as an ordinary user (ordinary.py), for whom all listed cases must pass
-but those of NEEDS_ROOT, and whose state `bareboat cache prune` must be able to delete. A case that this machine could not set up counts as failed if it is listed. The last
-line is `N passed, N failed`: of the listed cases.
+but those of NEEDS_ROOT, and whose state `bareboat cache prune` must be able to delete. With --except only listed cases are run, and not
+those of that file: for a place where not every case can pass; with --update too that file is made anew instead. Of the cases without a
+RUN, which hardly depend on the place, --sample N runs every Nth. A case that this machine could not set up counts as failed if it is
+listed. The last line is `N passed, N failed`: of the listed cases.
 """
-import argparse, json, os, shlex, shutil, subprocess, sys, tempfile
+import argparse, json, os, re, shlex, shutil, subprocess, sys, tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(os.path.dirname(HERE), "golden")
 HEADER = "# Cases that pass; none may fail again. Kept by `tests/run --update-golden`.\n"
+EXCEPTIONS = "# Cases that cannot pass there. Kept by `tests/run --update-places`.\n"
 
 
 # Some cases copy their own Dockerfile, which names the registry: its address has to be the recorded one, localhost:5006. In a network
@@ -38,6 +41,15 @@ NEEDS_ROOT = {
 def read_list(path):
     with open(path, encoding="utf-8") as lines:
         return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+
+
+def has_steps(case):
+    """Some Dockerfile of the case has a RUN, or its base a trigger."""
+    for directory, _, files in os.walk(case):
+        for name in files:
+            if "ockerfile" in name and re.search(rb"(?im)^\s*run\b|RUN|onbuild", open(os.path.join(directory, name), "rb").read()):
+                return True
+    return False
 
 
 def run(options, results):
@@ -95,10 +107,11 @@ def show(title, results, names, differences_max):
             print(f"      {aspect:8} {text}")
 
 
-def update(path, passing):
+def update(path, names, header):
     with open(path, "w", encoding="utf-8") as out:
-        out.write(HEADER + "".join(name + "\n" for name in sorted(passing)))
-    print(f"{path}: {len(passing)} cases")
+        out.write(header + "".join(name + "\n" for name in sorted(names)))
+    print(f"{path}: {len(names)} cases")
+    return 0
 
 
 def main():
@@ -108,10 +121,16 @@ def main():
     parser.add_argument("--root", default=GOLDEN)
     parser.add_argument("--ordinary", action="store_true")
     parser.add_argument("--list", help="default: passing.txt of the root")
+    parser.add_argument("--except", dest="exceptions", metavar="FILE")
+    parser.add_argument("--sample", type=int, default=1, metavar="N")
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
     options.list = options.list or os.path.join(options.root, "passing.txt")
     options.user, options.golden = [], GOLDEN
+    if options.exceptions:
+        wanted = read_list(options.list) - (set() if options.update else read_list(options.exceptions))
+        with_steps = {name for name in wanted if has_steps(os.path.join(options.root, name))}
+        options.cases = sorted(with_steps) + sorted(wanted - with_steps)[::options.sample]
     with tempfile.TemporaryDirectory(prefix="golden-") as options.scratch:
         path = os.path.join(options.scratch, "results.json")
         run(options, path)
@@ -120,11 +139,12 @@ def main():
         if options.ordinary:
             prune(options)
     passing = {name for name, result in results.items() if result["verdict"] == "PASS"}
+    if options.update and options.exceptions:
+        return update(options.exceptions, set(results) - passing, EXCEPTIONS)
     if options.update:
         if options.cases:
             passing |= read_list(options.list) - set(results)
-        update(options.list, passing)
-        return 0
+        return update(options.list, passing, HEADER)
     return judge(options, results, passing)
 
 
@@ -134,6 +154,8 @@ def judge(options, results, passing):
         show("passes for an ordinary user too: take it out of NEEDS_ROOT", results, passing & set(NEEDS_ROOT), 0)
         listed, passing = listed - set(NEEDS_ROOT), passing - set(NEEDS_ROOT)
     unknown = set() if options.cases else listed - set(results)
+    if options.cases:
+        listed &= set(results)
     broken = (listed & set(results)) - passing
     unlisted = passing - listed
     show("listed in passing.txt, and failed", results, broken, 12)

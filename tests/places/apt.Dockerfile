@@ -1,9 +1,11 @@
 # Packages whose maintainer scripts do more than unpack, and programs that ask for much.
 FROM {debian} AS build
 ENV DEBIAN_FRONTEND=noninteractive
+# As Debian's images on Docker Hub have it: files of packages are not synced one by one.
+RUN echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/unsafe-io
 RUN apt-get update \
  && apt-get install -y --no-install-recommends default-jre-headless gcc libc6-dev postgresql python3-minimal \
- && rm -rf /var/lib/apt/lists/*
+ && apt-get clean && rm -rf /var/lib/apt/lists/*
 RUN printf '#include <stdio.h>\nint main(void) { return puts("compiled") < 0; }\n' > /hello.c && gcc -static -o /hello /hello.c && /hello
 RUN java -XshowSettings:system -version 2>&1 | tee /java && java -version
 RUN pg_ctlcluster $(pg_lsclusters -h | cut -d' ' -f1,2) start \

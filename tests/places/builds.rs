@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::table::Row;
 use crate::support::{
-    Build, Layout, Member, Peers, TarForge, http,
-    places::{Container, Done, Image, OrdinaryUser, RootFiles},
+    Build, Layout, Member, Peers, TarForge, http, peers,
+    places::{Container, Done, Image, OrdinaryUser, RootFiles, Volume},
 };
 
 /// Written on the tmpfs that every container has, so that the root stays untouched.
@@ -53,9 +53,16 @@ pub struct Outcome {
     done: Done,
     reference: String,
     metadata: Value,
+    scratch: tempfile::TempDir,
 }
 
 impl Outcome {
+    /// A build that failed wrote no metadata.
+    fn new(done: Done, reference: String, metadata: &[u8]) -> Outcome {
+        let metadata = serde_json::from_slice(metadata).unwrap_or_default();
+        Outcome { done, reference, metadata, scratch: tempfile::tempdir().unwrap() }
+    }
+
     #[track_caller]
     pub fn success(mut self) -> Outcome {
         self.done = self.done.success();
@@ -86,9 +93,9 @@ impl Outcome {
         digest.to_owned()
     }
 
+    /// The image as the registry gives it; gone with this outcome.
     pub fn layout(&self) -> Layout {
-        let directory = tempfile::tempdir().unwrap().keep();
-        http::pull(&self.reference, &directory)
+        http::pull(&self.reference, self.scratch.path())
     }
 }
 
@@ -97,15 +104,17 @@ pub struct Job {
     container: Container,
     image: Image,
     state: Option<&'static str>,
+    volumes: &'static [Volume],
 }
 
 impl Job {
     pub fn start(row: &Row) -> Job {
-        Job { container: row.place.start(), image: row.place.image, state: row.state }
-    }
-
-    pub fn container(&self) -> &Container {
-        &self.container
+        Job {
+            container: row.place.start(),
+            image: row.place.image,
+            state: row.state,
+            volumes: row.place.volumes,
+        }
     }
 
     /// The image's own directories are copied out of its layers by the first step.
@@ -124,8 +133,23 @@ impl Job {
         let _ = fs::remove_file(self.container.path(METADATA));
         let done = self.container.run_with_input(&env, &arguments, &context(name));
         let metadata = fs::read(self.container.path(METADATA)).unwrap_or_default();
-        let metadata = serde_json::from_slice(&metadata).unwrap_or_default();
-        Outcome { done, reference, metadata }
+        Outcome::new(done, reference, &metadata)
+    }
+
+    fn holds_state(&self, volume: &Volume) -> bool {
+        self.state.is_some_and(|state| state.starts_with(volume.path))
+    }
+
+    /// The names in its volumes but the one for the state: a build leaves nothing there.
+    pub fn volume_files(&self) -> Vec<String> {
+        let volumes = self.volumes.iter().filter(|volume| !self.holds_state(volume));
+        let listing = |path| {
+            peers::run(
+                "find",
+                [self.container.volume(path), "-printf".into(), "%P %m %i %T@\n".into()],
+            )
+        };
+        volumes.map(|volume| listing(volume.path)).collect()
     }
 
     /// The container's root without the builder's state.
@@ -140,9 +164,9 @@ pub fn as_user(user: &OrdinaryUser, name: &str) -> Outcome {
     let metadata = user.home().join("metadata.json");
     let epoch = format!("SOURCE_DATE_EPOCH={EPOCH}");
     let arguments = ["env", &epoch, "bareboat", "build", "-t", &reference, "--push"];
-    let rest = ["--metadata-file", metadata.to_str().unwrap(), "-"];
+    let rest = ["--metadata-file", "/mnt/home/metadata.json", "-"];
     let _ = fs::remove_file(&metadata);
     let done = user.run_with_input(&[&arguments[..], &rest].concat(), &context(name));
-    let metadata = serde_json::from_slice(&fs::read(&metadata).unwrap_or_default());
-    Outcome { done, reference, metadata: metadata.unwrap_or_default() }
+    let metadata = fs::read(&metadata).unwrap_or_default();
+    Outcome::new(done, reference, &metadata)
 }

@@ -2,40 +2,52 @@
 
 use crate::support::places::{Image, Place, Seccomp, Volume};
 
-/// How a build's steps are to run in a place.
+/// How a build's steps can run in a place.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rung {
+    /// An overlay mounted by a real root.
     Overlay,
+    /// An overlay in a user namespace, a new one or the container's own.
+    OverlayInUserNamespace,
+    /// The stage's files in the place of the container's own.
     Swap,
     /// A RUN ends with exit code 7; a build without RUN works.
     Nothing,
 }
 
+/// The rungs that there are. A place whose rung is not among them is expected to give nothing.
+const LADDER: [Rung; 1] = [Rung::Overlay];
+
 impl Rung {
+    /// What is expected where a place allows this one.
+    pub fn expected(self) -> Rung {
+        if LADDER.contains(&self) { self } else { Rung::Nothing }
+    }
+
     /// Its name in the metadata file.
     pub fn name(self) -> Option<&'static str> {
         match self {
-            Rung::Overlay => Some("overlay"),
+            Rung::Overlay | Rung::OverlayInUserNamespace => Some("overlay"),
             Rung::Swap => Some("swap"),
             Rung::Nothing => None,
         }
     }
 }
 
-/// A place with its expectation.
+/// A place with the best rung that it allows.
 pub struct Row {
     pub place: Place,
-    pub rung: Rung,
+    pub allows: Rung,
     /// Where the state is to lie, if bareboat is told.
     pub state: Option<&'static str>,
 }
 
-const fn row(place: Place, rung: Rung) -> Row {
-    Row { place, rung, state: None }
+const fn row(place: Place, allows: Rung) -> Row {
+    Row { place, allows, state: None }
 }
 
-const fn row_with_state(place: Place, rung: Rung, state: &'static str) -> Row {
-    Row { place, rung, state: Some(state) }
+const fn row_with_state(place: Place, allows: Rung, state: &'static str) -> Row {
+    Row { place, allows, state: Some(state) }
 }
 
 const BUILDS: Volume = Volume::empty("/builds");
@@ -73,13 +85,13 @@ const WITH_SYS_ADMIN: [&str; 15] = [
 ];
 
 /// Our image on Docker.
-pub const DEFAULT: Row = row(Place::DEFAULT, Rung::Nothing);
+pub const DEFAULT: Row = row(Place::DEFAULT, Rung::Swap);
 
 /// Our image on containerd with its default seccomp profile.
-pub const CONTAINERD: Row = row(Place { image: Image::Shell, ..Place::DEFAULT }, Rung::Nothing);
+pub const CONTAINERD: Row = row(Place { image: Image::Shell, ..Place::DEFAULT }, Rung::Swap);
 
 /// A Debian job image.
-pub const DEBIAN: Row = row(Place { image: Image::Debian, ..Place::DEFAULT }, Rung::Nothing);
+pub const DEBIAN: Row = row(Place { image: Image::Debian, ..Place::DEFAULT }, Rung::Swap);
 
 /// A Debian job image with everything that CI systems mount: files on /etc (podman binds hosts, hostname and resolv.conf
 /// in every container), an emptyDir at a path that images have too, volumes, a secret.
@@ -89,7 +101,7 @@ pub const DEBIAN_MOUNTS: Row = row(
         volumes: &[BUILDS, Volume::empty("/tmp"), Volume::empty("/workspace"), SERVICE_ACCOUNT],
         ..Place::DEFAULT
     },
-    Rung::Nothing,
+    Rung::Swap,
 );
 
 /// Our image with the same mounts.
@@ -98,13 +110,13 @@ pub const MOUNTS: Row = row(
         volumes: &[BUILDS, Volume::empty("/tmp"), Volume::empty("/workspace"), SERVICE_ACCOUNT],
         ..Place::DEFAULT
     },
-    Rung::Nothing,
+    Rung::Swap,
 );
 
 /// Where the machine forbids user namespaces.
 pub const NO_USER_NAMESPACES: Row = row(
     Place { seccomp: Seccomp::NoUserNamespaces, volumes: &[BUILDS, SERVICE_ACCOUNT], ..POD },
-    Rung::Nothing,
+    Rung::Swap,
 );
 
 /// `readOnlyRootFilesystem: true`, with a volume for the state.
@@ -117,34 +129,40 @@ pub const READ_ONLY: Row = row_with_state(
 /// A pod without a seccomp profile, and an emptyDir.
 pub const POD_VOLUME: Row = row_with_state(
     Place { volumes: &[BUILDS, SERVICE_ACCOUNT], ..POD },
-    Rung::Nothing,
+    Rung::OverlayInUserNamespace,
     BUILDS_STATE,
 );
 
 /// A pod without a seccomp profile, and nothing but its own root.
-pub const POD_BARE: Row = row(Place { volumes: &[SERVICE_ACCOUNT], ..POD }, Rung::Nothing);
+pub const POD_BARE: Row = row(Place { volumes: &[SERVICE_ACCOUNT], ..POD }, Rung::Swap);
 
 /// `hostUsers: false` under the default seccomp profile.
-pub const OWN_USERS_CONFINED: Row = row(OWN_USERS, Rung::Nothing);
+pub const OWN_USERS_CONFINED: Row = row(OWN_USERS, Rung::Swap);
 
 /// `hostUsers: false` without a seccomp profile.
 pub const OWN_USERS_UNCONFINED: Row = row_with_state(
     Place { seccomp: Seccomp::Unconfined, ..OWN_USERS },
-    Rung::Nothing,
+    Rung::OverlayInUserNamespace,
     BUILDS_STATE,
+);
+
+/// The same where user namespaces are forbidden in the pod.
+pub const OWN_USERS_NOT_NESTED: Row = row(
+    Place { seccomp: Seccomp::Unconfined, no_nested_user_namespaces: true, ..OWN_USERS },
+    Rung::Swap,
 );
 
 /// `hostUsers: false` and SYS_ADMIN under the default seccomp profile, which then forbids pivot_root only.
 pub const OWN_USERS_ADMIN_CONFINED: Row = row_with_state(
     Place { capabilities: &WITH_SYS_ADMIN, ..OWN_USERS },
-    Rung::Nothing,
+    Rung::OverlayInUserNamespace,
     BUILDS_STATE,
 );
 
 /// `hostUsers: false` and SYS_ADMIN without a seccomp profile.
 pub const OWN_USERS_ADMIN: Row = row_with_state(
     Place { capabilities: &WITH_SYS_ADMIN, seccomp: Seccomp::Unconfined, ..OWN_USERS },
-    Rung::Nothing,
+    Rung::OverlayInUserNamespace,
     BUILDS_STATE,
 );
 
@@ -167,8 +185,11 @@ pub const PRIVILEGED: Row = row_with_state(
     BUILDS_STATE,
 );
 
+/// `--privileged` with nothing but the container's own root, on which no overlay can be mounted.
+pub const PRIVILEGED_BARE: Row = row(Place { privileged: true, ..Place::DEFAULT }, Rung::Swap);
+
 /// An ordinary user of the machine with a line in /etc/subuid and /etc/subgid.
-pub const USER_WITH_IDS: Rung = Rung::Nothing;
+pub const USER_WITH_IDS: Rung = Rung::OverlayInUserNamespace;
 
 /// The same without: his one id is not enough for a base whose files have several owners.
 pub const USER_WITHOUT_IDS: Rung = Rung::Nothing;

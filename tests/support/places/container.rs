@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Done, Place, RootFiles, done, podman};
-use crate::support::peers::unique;
+use crate::support::peers::{self, unique};
 
 /// Dropping it removes it.
 pub struct Container {
@@ -31,7 +31,24 @@ impl Container {
             .extend(["--entrypoint=[]", place.image.name(), "sleep", "3600"].map(str::to_owned));
         let id = podman::run(&arguments).trim().to_owned();
         let pid = podman::run(["inspect", "--format", "{{.State.Pid}}", &name]);
-        Container { name, id, pid: pid.trim().parse().unwrap(), volumes }
+        let container = Container { name, id, pid: pid.trim().parse().unwrap(), volumes };
+        if place.no_nested_user_namespaces {
+            container.forbid_user_namespaces();
+        }
+        container
+    }
+
+    /// The limit belongs to the user namespace of who writes it.
+    fn forbid_user_namespaces(&self) {
+        let pid = self.pid.to_string();
+        let write = "echo 0 > /proc/sys/user/max_user_namespaces";
+        let enter = ["--target", &pid, "--user", "sh", "-c", write];
+        peers::run("nsenter", enter);
+    }
+
+    /// The name under which runc knows it.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Runs a command as a job of the container: with its user, capabilities and filters.
@@ -54,12 +71,7 @@ impl Container {
         command
     }
 
-    /// The container's first process, on the machine.
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// A path of the container, with its mounts, as the machine reaches it.
+    /// An absolute path of the container, with its mounts, as the machine reaches it.
     pub fn path(&self, path: &str) -> PathBuf {
         Path::new("/proc")
             .join(self.pid.to_string())
@@ -74,7 +86,7 @@ impl Container {
 
     /// Everything of the container's own root, but for what lies at or below `except`.
     pub fn root_files(&self, except: &[&str]) -> RootFiles {
-        RootFiles::of(&self.path(""), except)
+        RootFiles::of(&self.path("/"), except)
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Place {
     pub read_only: bool,
     /// A user namespace of its own, as of a pod with `hostUsers: false`.
     pub user_namespace: bool,
+    /// In that namespace `user.max_user_namespaces` is 0.
+    pub no_nested_user_namespaces: bool,
     pub volumes: &'static [Volume],
 }
 
@@ -77,6 +79,7 @@ impl Place {
         no_new_privileges: false,
         read_only: false,
         user_namespace: false,
+        no_nested_user_namespaces: false,
         volumes: &[],
     };
 

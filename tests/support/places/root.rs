@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -34,14 +34,9 @@ impl RootFiles {
             except.iter().map(|path| PathBuf::from(path.trim_start_matches('/'))).collect();
         let mut waiting = vec![PathBuf::new()];
         while let Some(path) = waiting.pop() {
-            let here = if path.as_os_str().is_empty() { root.to_owned() } else { root.join(&path) };
-            // A trailing slash of the root would follow the link that it is.
-            let metadata = if path.as_os_str().is_empty() {
-                fs::metadata(&here).unwrap()
-            } else {
-                fs::symlink_metadata(&here)
-                    .unwrap_or_else(|error| panic!("{}: {error}", here.display()))
-            };
+            let here = root.join(&path);
+            let metadata = fs::symlink_metadata(&here)
+                .unwrap_or_else(|error| panic!("{}: {error}", here.display()));
             if metadata.dev() != device && metadata.is_dir() || except.contains(&path) {
                 continue;
             }
@@ -85,10 +80,6 @@ impl RootFiles {
             differences.join("\n")
         );
     }
-
-    pub fn has(&self, path: &str) -> bool {
-        self.entries.contains_key(Path::new(path.trim_start_matches('/')))
-    }
 }
 
 fn children(directory: &Path) -> Vec<std::ffi::OsString> {
@@ -99,7 +90,6 @@ fn children(directory: &Path) -> Vec<std::ffi::OsString> {
 
 fn entry(path: &Path, metadata: &fs::Metadata) -> Entry {
     let target = metadata.is_symlink().then(|| fs::read_link(path).unwrap());
-    debug_assert!(!path.as_os_str().as_bytes().is_empty());
     Entry {
         inode: metadata.ino(),
         mode: metadata.mode(),

@@ -26,8 +26,7 @@ impl OrdinaryUser {
         fs::create_dir_all(folder.path().join("home")).unwrap();
         chown(folder.path().join("home"), Some(UID), Some(UID)).unwrap();
         let user = OrdinaryUser { folder };
-        let home = user.home();
-        user.database("passwd", &format!("user:x:{UID}:{UID}::{}:/bin/sh\n", home.display()));
+        user.database("passwd", &format!("user:x:{UID}:{UID}::/mnt/home:/bin/sh\n"));
         user.database("group", &format!("user:x:{UID}:\n"));
         let range = if subordinate_ids { "user:600000:65536\n" } else { "" };
         fs::write(user.folder.path().join("etc/subuid"), range).unwrap();
@@ -42,6 +41,7 @@ impl OrdinaryUser {
         fs::write(self.folder.path().join("etc").join(name), machine + line).unwrap();
     }
 
+    /// His home, which he knows as /mnt/home.
     pub fn home(&self) -> PathBuf {
         self.folder.path().join("home")
     }
@@ -54,7 +54,8 @@ impl OrdinaryUser {
     }
 }
 
-/// Makes the user known and becomes him: FOLDER UID COMMAND…
+/// Makes the user known and becomes him: FOLDER UID COMMAND… The folder comes to /mnt, because the tests' temporary folder
+/// is closed to others.
 const BECOME: &str = r#"
 folder=$1 uid=$2
 shift 2
@@ -62,7 +63,8 @@ for name in passwd group subuid subgid; do
     [ -e /etc/$name ] || : >/etc/$name
     mount --bind "$folder/etc/$name" /etc/$name
 done
-cd "$folder/home"
+mount --bind "$folder" /mnt
+cd /mnt/home
 exec setpriv --reuid "$uid" --regid "$uid" --clear-groups --inh-caps=-all \
-    env -i HOME="$folder/home" USER=user PATH="$folder:/usr/local/bin:/usr/bin:/bin" "$@"
+    env -i HOME=/mnt/home USER=user PATH="/mnt:/usr/local/bin:/usr/bin:/bin" "$@"
 "#;
