@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::signals::Cancel;
+use crate::{flags::TransferRequest, signals::Cancel};
 use bareboat_core::{
     Class, Error,
     build::{self, Services as CoreServices},
@@ -20,6 +20,7 @@ use bareboat_core::{
     request::BuildRequest,
     secret::Secret,
     store,
+    transfer::{self, Transferred},
 };
 
 /// What a build needs besides its request.
@@ -111,6 +112,16 @@ pub async fn preview(
     services: Services,
 ) -> Result<Preview, Error> {
     preview::preview(request, bases, &core_services(services)?).await
+}
+
+/// Pushes, copies or joins.
+pub async fn transfer(request: TransferRequest, services: Services) -> Result<Transferred, Error> {
+    let services = core_services(services)?;
+    match request {
+        TransferRequest::Push(request) => transfer::push(request, &services).await,
+        TransferRequest::Copy(request) => transfer::copy(request, &services).await,
+        TransferRequest::Join(request) => transfer::join(request, &services).await,
+    }
 }
 
 fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {

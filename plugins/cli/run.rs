@@ -12,7 +12,7 @@ use bareboat_core::{
 
 use crate::{
     engine::{self, BuildResult, Registry, Services},
-    flags::{Build, Check, Environment, Plan, RegistryOptions, Task},
+    flags::{Build, Check, Environment, Plan, RegistryOptions, Task, Transfer},
     outputs,
     render::{self, Display},
     signals, trust,
@@ -33,6 +33,7 @@ pub async fn task(
         Task::Build(build) => self::build(*build, display, environment).await,
         Task::Check(check) => self::check(*check, display, environment).await,
         Task::Plan(plan) => self::plan(*plan, display, environment).await,
+        Task::Transfer(transfer) => self::transfer(*transfer, display, environment).await,
         Task::CacheDu { state_directory } => disk_usage(&state_directory).await,
         Task::CachePrune { state_directory } => prune(&state_directory).await,
     }
@@ -62,6 +63,26 @@ async fn build(
         outputs::write_metadata(path, &result)?;
     }
     print_result(&result, build.stdout_taken)
+}
+
+async fn transfer(
+    transfer: Transfer,
+    display: &Arc<dyn Display>,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    if let Some(path) = &transfer.metadata_file {
+        outputs::remove_stale(path)?;
+    }
+    let services = Services {
+        reporter: display.clone(),
+        registry: registry(transfer.registry, environment)?,
+        cancel: signals::listen().context("listen for signals")?,
+    };
+    let done = engine::transfer(transfer.what, services).await?;
+    if let Some(path) = &transfer.metadata_file {
+        outputs::write_transfer_metadata(path, &done)?;
+    }
+    outputs::print_line(&done.digest.to_string())
 }
 
 async fn check(
@@ -134,7 +155,7 @@ fn stays_here() -> Warning {
         message: "the image stays in bareboat's state directory, because no output was asked for".into(),
         location: None,
         hint: Some(
-            "--push pushes it to the names of -t, -o type=oci,dest=DIR,tar=false writes it to a directory".into(),
+            "--push pushes it to the names of -t, -o type=oci,dest=DIR,tar=false writes it to a directory, -o DIR its files".into(),
         ),
     }
 }

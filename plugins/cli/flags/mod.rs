@@ -6,7 +6,10 @@ mod parser;
 mod raw;
 pub mod table;
 
-pub use convert::{Build, Check, Invocation, Plan, Progress, RegistryOptions, Task, convert};
+pub use convert::{
+    Build, Check, Invocation, Plan, Progress, RegistryOptions, Task, Transfer, TransferRequest,
+    convert,
+};
 pub use environment::Environment;
 pub use parser::parse;
 pub use raw::RawRequest;

@@ -7,6 +7,7 @@ mod secret;
 mod source;
 mod ssh;
 mod surroundings;
+mod transfer;
 mod values;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use bareboat_core::{
     Class, Error,
     image::annotations::Level,
     request::{BuildRequest, NoCache, SandboxChoice},
+    transfer::{CopyRequest, JoinRequest, PushRequest},
 };
 
 use super::{Environment, RawRequest, table::Command};
@@ -71,12 +73,28 @@ pub struct Plan {
     pub base_configs: Vec<(String, PathBuf)>,
 }
 
+/// A transfer without a build.
+#[derive(Debug)]
+pub struct Transfer {
+    pub what: TransferRequest,
+    pub registry: RegistryOptions,
+    pub metadata_file: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub enum TransferRequest {
+    Push(PushRequest),
+    Copy(CopyRequest),
+    Join(JoinRequest),
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Task {
     Build(Box<Build>),
     Check(Box<Check>),
     Plan(Box<Plan>),
+    Transfer(Box<Transfer>),
     CacheDu { state_directory: PathBuf },
     CachePrune { state_directory: PathBuf },
 }
@@ -96,22 +114,9 @@ pub struct Invocation {
 pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocation, Error> {
     let verbosity = raw.take_text("verbose")?.and_then(|count| count.parse().ok()).unwrap_or(0);
     let progress = progress(raw.take_text("progress")?, environment)?;
-    let state_directory =
-        surroundings::state_directory(raw.take_one("state-dir").map(PathBuf::from), environment)?;
-    let task = match raw.command() {
-        Command::Build => {
-            let is_check = raw.take_switch("check");
-            let build = build(&mut raw, state_directory, environment)?;
-            if is_check {
-                Task::Check(Box::new(build.into()))
-            } else {
-                Task::Build(Box::new(build))
-            }
-        }
-        Command::Check => Task::Check(Box::new(check(&mut raw, state_directory, environment)?)),
-        Command::Plan => Task::Plan(Box::new(plan(&mut raw, state_directory, environment)?)),
-        Command::CacheDu => Task::CacheDu { state_directory },
-        Command::CachePrune => Task::CachePrune { state_directory },
+    let task = match transfer(&mut raw, environment)? {
+        Some(transfer) => Task::Transfer(Box::new(transfer)),
+        None => stateful(&mut raw, environment)?,
     };
     let progress = match (&task, progress) {
         // Neither has steps for a live list.
@@ -122,6 +127,41 @@ pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocat
         Some(flag) => Err(Error::new(Class::Bug, format!("--{flag} was taken and not looked at"))),
         None => Ok(Invocation { task, progress, verbosity }),
     }
+}
+
+/// The commands that need no state directory.
+fn transfer(raw: &mut RawRequest, environment: &Environment) -> Result<Option<Transfer>, Error> {
+    let what = match raw.command() {
+        Command::Push => TransferRequest::Push(transfer::push(raw)?),
+        Command::Copy => TransferRequest::Copy(transfer::copy(raw)?),
+        Command::Join => TransferRequest::Join(transfer::join(raw)?),
+        _ => return Ok(None),
+    };
+    let registry = registry(raw, environment)?;
+    Ok(Some(Transfer { what, registry, metadata_file: file_to_write("metadata-file", raw)? }))
+}
+
+fn stateful(raw: &mut RawRequest, environment: &Environment) -> Result<Task, Error> {
+    let state_directory =
+        surroundings::state_directory(raw.take_one("state-dir").map(PathBuf::from), environment)?;
+    Ok(match raw.command() {
+        Command::Build => {
+            let is_check = raw.take_switch("check");
+            let build = build(raw, state_directory, environment)?;
+            if is_check {
+                Task::Check(Box::new(build.into()))
+            } else {
+                Task::Build(Box::new(build))
+            }
+        }
+        Command::Check => Task::Check(Box::new(check(raw, state_directory, environment)?)),
+        Command::Plan => Task::Plan(Box::new(plan(raw, state_directory, environment)?)),
+        Command::CacheDu => Task::CacheDu { state_directory },
+        Command::CachePrune => Task::CachePrune { state_directory },
+        command @ (Command::Push | Command::Copy | Command::Join) => {
+            return Err(Error::new(Class::Bug, format!("{command:?} was not taken")));
+        }
+    })
 }
 
 fn progress(typed: Option<String>, environment: &Environment) -> Result<Progress, Error> {
