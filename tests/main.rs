@@ -9,6 +9,7 @@ mod dockerfile;
 mod flatten;
 mod hostile;
 mod image;
+mod output;
 mod peers_test;
 mod plan;
 mod registry;
