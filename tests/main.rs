@@ -10,6 +10,7 @@ mod ecr;
 mod flatten;
 mod hostile;
 mod image;
+mod output;
 mod peers_test;
 mod places;
 mod plan;

@@ -347,7 +347,7 @@ impl Drop for PrivateRoot {
 }
 
 /// The work's result, or the error of a build that a signal stopped; the work is dropped then.
-async fn until_canceled<T>(
+pub(crate) async fn until_canceled<T>(
     cancel: &watch::Receiver<Option<Class>>,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
@@ -361,7 +361,7 @@ async fn until_canceled<T>(
     };
     tokio::select! {
         biased;
-        class = canceled => Err(Error::new(class, "the build was stopped by a signal")),
+        class = canceled => Err(Error::new(class, "stopped by a signal")),
         result = work => result,
     }
 }

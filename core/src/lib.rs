@@ -31,6 +31,7 @@ pub mod sys;
 #[cfg(test)]
 mod tables;
 pub mod time;
+pub mod transfer;
 pub mod tree;
 
 pub use error::{Class, Error};

@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::signals::Cancel;
+use crate::{flags::TransferRequest, signals::Cancel};
 #[cfg(feature = "aws")]
 use bareboat_core::registry::ChainKeychain;
 use bareboat_core::{
@@ -26,6 +26,7 @@ use bareboat_core::{
     request::BuildRequest,
     secret::Secret,
     store,
+    transfer::{self, Transferred},
 };
 
 /// What a build needs besides its request.
@@ -184,6 +185,16 @@ pub async fn preview(
     services: Services,
 ) -> Result<Preview, Error> {
     preview::preview(request, bases, &core_services(services).await?).await
+}
+
+/// Pushes, copies or joins.
+pub async fn transfer(request: TransferRequest, services: Services) -> Result<Transferred, Error> {
+    let services = core_services(services).await?;
+    match request {
+        TransferRequest::Push(request) => transfer::push(request, &services).await,
+        TransferRequest::Copy(request) => transfer::copy(request, &services).await,
+        TransferRequest::Join(request) => transfer::join(request, &services).await,
+    }
 }
 
 async fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Error> {

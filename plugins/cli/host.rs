@@ -29,7 +29,9 @@ pub fn prepare(task: &mut Task) -> Result<Host, Error> {
             let machine = Host::machine(directory.unwrap_or_default());
             Ok(Host { verdicts: sandbox::survey(&request), is_probed: true, ..machine })
         }
-        Task::Check(_) | Task::Plan(_) | Task::CacheDu { .. } => Ok(Host::machine(PathBuf::new())),
+        Task::Check(_) | Task::Plan(_) | Task::Transfer(_) | Task::CacheDu { .. } => {
+            Ok(Host::machine(PathBuf::new()))
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
+use bareboat_core::transfer::Transferred;
 use serde_json::{Value, json};
 
 use crate::engine::{BuildResult, StepResult};
@@ -30,6 +31,23 @@ pub fn write_metadata(path: &Path, result: &BuildResult) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(&metadata(result, peak_memory_bytes()))?;
     text.push('\n');
     write(path, text.as_bytes())
+}
+
+/// Writes what a push, a copy or a join gave, in the keys of a build's metadata.
+pub fn write_transfer_metadata(path: &Path, done: &Transferred) -> anyhow::Result<()> {
+    let mut metadata = json!({
+        "containerimage.digest": done.digest.to_string(),
+        "containerimage.descriptor": done.descriptor(),
+        "bareboat": {
+            "version": env!("CARGO_PKG_VERSION"),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "bytes_pushed": done.pushed_bytes,
+        },
+    });
+    if !done.names.is_empty() {
+        metadata["image.name"] = done.names.join(",").into();
+    }
+    write(path, format!("{metadata:#}\n").as_bytes())
 }
 
 /// Prints the digest.

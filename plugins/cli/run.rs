@@ -13,7 +13,7 @@ use bareboat_core::{
 
 use crate::{
     engine::{self, BuildResult, Registry, Services},
-    flags::{Build, Check, Environment, Plan, RegistryOptions, Task},
+    flags::{Build, Check, Environment, Plan, RegistryOptions, Task, Transfer},
     outputs,
     render::{self, Display},
     signals, trust,
@@ -37,6 +37,7 @@ pub async fn task(
         Task::Preflight(build) => preflight(*build, host, display, environment).await,
         Task::Check(check) => self::check(*check, host, display, environment).await,
         Task::Plan(plan) => self::plan(*plan, host, display, environment).await,
+        Task::Transfer(transfer) => self::transfer(*transfer, host, display, environment).await,
         Task::Doctor(doctor) => {
             let registry = registry(doctor.registry, environment)?;
             crate::doctor::doctor(&host, doctor.json, registry, &doctor.references).await
@@ -87,6 +88,28 @@ async fn preflight(
         host,
     };
     Ok(engine::preflight(build.request, services).await?)
+}
+
+async fn transfer(
+    transfer: Transfer,
+    host: Arc<Host>,
+    display: &Arc<dyn Display>,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    if let Some(path) = &transfer.metadata_file {
+        outputs::remove_stale(path)?;
+    }
+    let services = Services {
+        reporter: display.clone(),
+        registry: registry(transfer.registry, environment)?,
+        cancel: signals::listen().context("listen for signals")?,
+        host,
+    };
+    let done = engine::transfer(transfer.what, services).await?;
+    if let Some(path) = &transfer.metadata_file {
+        outputs::write_transfer_metadata(path, &done)?;
+    }
+    outputs::print_line(&done.digest.to_string())
 }
 
 async fn check(
@@ -163,7 +186,7 @@ fn stays_here() -> Warning {
         message: "the image stays in bareboat's state directory, because no output was asked for".into(),
         location: None,
         hint: Some(
-            "--push pushes it to the names of -t, -o type=oci,dest=DIR,tar=false writes it to a directory".into(),
+            "--push pushes it to the names of -t, -o type=oci,dest=DIR,tar=false writes it to a directory, -o DIR its files".into(),
         ),
     }
 }

@@ -123,6 +123,13 @@ impl Storage {
         command
     }
 
+    /// What `podman load` says of an archive.
+    pub fn podman_load(&self, archive: &Path) -> String {
+        let mut command = self.command("podman");
+        command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+        run_command(command.args(["load", "-q", "-i"]).arg(archive))
+    }
+
     /// Pulls `reference` and runs it; its stdout. Its limits are low because a machine may not allow podman's defaults,
     /// runc is chosen because crun refuses cgroups of mixed versions.
     pub fn podman_run(&self, reference: &str, options: &[&str], arguments: &[&str]) -> String {

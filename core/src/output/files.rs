@@ -1,5 +1,6 @@
 //! The root file system as files: a tar, or a directory. Made of the layers' indexes and blobs: no tree is unpacked, no
-//! privilege needed, and each layer is read once.
+//! privilege needed, and each layer is read once. A directory is filled layer by layer; a tar has its names in order, for
+//! readers give a directory its time when they have left it, so the files' content waits in a spool.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -7,15 +8,16 @@ use std::{
     io::{self, Read},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
     error::{Class, Error},
     image::platform::Platform,
-    layer::{FlatTar, LayerDescriptor, LayerError, visit_files},
+    layer::{FlatTar, LayerDescriptor, LayerError, extract_files, visit_files},
     rootfs::{ExportOptions, Exporter, LeftOut},
     store::{Store, StoreError},
-    tree::{EntryPath, Kind, Row, Snapshot},
+    tree::{Content, EntryPath, Kind, Row, Snapshot},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -48,32 +50,6 @@ pub struct FileSystem {
     pub layers: Vec<LayerDescriptor>,
 }
 
-/// Takes files: directories first, parents before what is in them.
-trait FileSink {
-    fn entry(&mut self, row: &Row, body: &mut dyn Read) -> io::Result<()>;
-    fn hard_link(&mut self, row: &Row, target: &EntryPath) -> io::Result<()>;
-}
-
-impl FileSink for FlatTar<'_> {
-    fn entry(&mut self, row: &Row, body: &mut dyn Read) -> io::Result<()> {
-        FlatTar::entry(self, row, body)
-    }
-
-    fn hard_link(&mut self, row: &Row, target: &EntryPath) -> io::Result<()> {
-        FlatTar::hard_link(self, row, target)
-    }
-}
-
-impl FileSink for Exporter {
-    fn entry(&mut self, row: &Row, body: &mut dyn Read) -> io::Result<()> {
-        Exporter::entry(self, row, body)
-    }
-
-    fn hard_link(&mut self, row: &Row, target: &EntryPath) -> io::Result<()> {
-        Exporter::hard_link(self, row, target)
-    }
-}
-
 /// Writes all of them into one tar: each in a folder of its own where `split` says so.
 pub fn write_tar(
     store: &Store,
@@ -89,7 +65,7 @@ pub fn write_tar(
         if split {
             tar.enter_folder(&folder(&system.platform)).map_err(failed)?;
         }
-        write_system(store, system, Path::new("the tar"), &mut tar)?;
+        write_sorted(store, system, &mut tar)?;
     }
     tar.finish().map_err(failed)
 }
@@ -152,7 +128,7 @@ fn write_system(
     store: &Store,
     system: &FileSystem,
     target: &Path,
-    sink: &mut dyn FileSink,
+    exporter: &mut Exporter,
 ) -> Result<(), FilesError> {
     let failed = |source| FilesError::Write { path: target.to_owned(), source };
     let mut directories = Vec::new();
@@ -162,12 +138,108 @@ fn write_system(
         false => by_layer[entry.layer].push(entry.row),
     });
     for row in &directories {
-        sink.entry(row, &mut io::empty()).map_err(failed)?;
+        exporter.entry(row, &mut io::empty()).map_err(failed)?;
     }
     for (at, rows) in by_layer.iter().enumerate() {
-        write_layer(store, system, at, rows, target, sink)?;
+        write_layer(store, system, at, rows, target, exporter)?;
     }
     Ok(())
+}
+
+/// What one layer has in the end, directories apart.
+#[derive(Default)]
+struct LayerFiles<'a> {
+    /// Regular files with content, of hard links the first name.
+    wanted: BTreeSet<EntryPath>,
+    /// Further names, and the first.
+    links: Vec<(&'a Row, &'a EntryPath)>,
+    others: Vec<&'a Row>,
+}
+
+impl<'a> LayerFiles<'a> {
+    /// `rows` in the order of their paths.
+    fn of(rows: &[&'a Row]) -> Self {
+        let mut first_names: HashMap<u32, &EntryPath> = HashMap::new();
+        let mut files = LayerFiles::default();
+        for row in rows {
+            let first = match row.link_group {
+                0 => &row.path,
+                group => *first_names.entry(group).or_insert(&row.path),
+            };
+            if *first != row.path {
+                files.links.push((row, first));
+            } else if matches!(row.kind, Kind::File { size: 1.. }) {
+                files.wanted.insert(row.path.clone());
+            } else {
+                files.others.push(row);
+            }
+        }
+        files
+    }
+}
+
+/// All names in their order. Contents are spooled first, because layers have another order.
+fn write_sorted(
+    store: &Store,
+    system: &FileSystem,
+    tar: &mut FlatTar<'_>,
+) -> Result<(), FilesError> {
+    let failed = |source| FilesError::Write { path: PathBuf::from("the tar"), source };
+    let spool = Arc::new(store.spool().map_err(|e| failed(io::Error::other(e)))?);
+    let mut by_layer: Vec<Vec<&Row>> = vec![Vec::new(); system.layers.len()];
+    let mut entries = Vec::new();
+    system.snapshot.walk(&EntryPath::root(), &mut |entry| {
+        if !entry.is_directory() {
+            by_layer[entry.layer].push(entry.row);
+        }
+        entries.push(entry.clone());
+    });
+    let mut links: HashMap<&EntryPath, &EntryPath> = HashMap::new();
+    let mut contents: BTreeMap<EntryPath, (u64, u64)> = BTreeMap::new();
+    for (at, rows) in by_layer.iter().enumerate() {
+        let files = LayerFiles::of(rows);
+        links.extend(files.links.into_iter().map(|(row, first)| (&row.path, first)));
+        if !files.wanted.is_empty() {
+            contents.extend(spool_contents(store, system, at, &files.wanted, &spool)?);
+        }
+    }
+    for entry in &entries {
+        let row = Row { metadata: entry.metadata().clone(), ..entry.row.clone() };
+        let written = match (links.get(&row.path), contents.get(&row.path)) {
+            (Some(first), _) => tar.hard_link(&row, first),
+            (None, Some((offset, length))) => {
+                let (file, offset, length) = (spool.clone(), *offset, *length);
+                let body = Content::Slice { file, offset, length }.open();
+                body.and_then(|mut body| tar.entry(&row, &mut *body))
+            }
+            (None, None) => tar.entry(&row, &mut io::empty()),
+        };
+        written.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn spool_contents(
+    store: &Store,
+    system: &FileSystem,
+    at: usize,
+    wanted: &BTreeSet<EntryPath>,
+    spool: &File,
+) -> Result<BTreeMap<EntryPath, (u64, u64)>, FilesError> {
+    let descriptor = &system.layers[at];
+    let mut blob = store
+        .open_blob(&descriptor.digest, descriptor.size)
+        .map_err(|error| FilesError::Blob(descriptor.digest, error))?;
+    let index = &system.snapshot.layers()[at].index;
+    let found = extract_files(&mut blob, &descriptor.media_type, index, wanted, spool);
+    found
+        .and_then(|found| drain(&mut blob).map(|()| found))
+        .map_err(|error| FilesError::Layer(descriptor.digest, error))
+}
+
+/// Reads what is left, to where the digest is compared.
+fn drain(blob: &mut dyn Read) -> Result<(), LayerError> {
+    io::copy(blob, &mut io::sink()).map(drop).map_err(LayerError::Read)
 }
 
 fn write_layer(
@@ -176,29 +248,15 @@ fn write_layer(
     at: usize,
     rows: &[&Row],
     target: &Path,
-    sink: &mut dyn FileSink,
+    exporter: &mut Exporter,
 ) -> Result<(), FilesError> {
     let failed = |source| FilesError::Write { path: target.to_owned(), source };
-    let mut first_names: HashMap<u32, &EntryPath> = HashMap::new();
-    let mut links: Vec<(&Row, &EntryPath)> = Vec::new();
-    let mut wanted = BTreeSet::new();
-    for row in rows {
-        let first = match row.link_group {
-            0 => &row.path,
-            group => *first_names.entry(group).or_insert(&row.path),
-        };
-        if *first != row.path {
-            links.push((row, first));
-        } else if matches!(row.kind, Kind::File { size: 1.. }) {
-            wanted.insert(row.path.clone());
-        } else {
-            sink.entry(row, &mut io::empty()).map_err(failed)?;
-        }
-    }
+    let LayerFiles { wanted, links, others } = LayerFiles::of(rows);
+    others.into_iter().try_for_each(|row| exporter.entry(row, &mut io::empty())).map_err(failed)?;
     if !wanted.is_empty() {
-        write_contents(store, system, at, &wanted, sink)?;
+        write_contents(store, system, at, &wanted, exporter)?;
     }
-    links.into_iter().try_for_each(|(row, first)| sink.hard_link(row, first)).map_err(failed)
+    links.into_iter().try_for_each(|(row, first)| exporter.hard_link(row, first)).map_err(failed)
 }
 
 fn write_contents(
@@ -206,7 +264,7 @@ fn write_contents(
     system: &FileSystem,
     at: usize,
     wanted: &BTreeSet<EntryPath>,
-    sink: &mut dyn FileSink,
+    exporter: &mut Exporter,
 ) -> Result<(), FilesError> {
     let descriptor = &system.layers[at];
     let index = &system.snapshot.layers()[at].index;
@@ -214,10 +272,9 @@ fn write_contents(
         .open_blob(&descriptor.digest, descriptor.size)
         .map_err(|error| FilesError::Blob(descriptor.digest, error))?;
     let mut visit = |path: &EntryPath, body: &mut dyn Read| {
-        index.get(path).map_or(Ok(()), |row| sink.entry(row, body))
+        index.get(path).map_or(Ok(()), |row| exporter.entry(row, body))
     };
     visit_files(&mut blob, &descriptor.media_type, index, wanted, &mut visit)
-        .and_then(|()| io::copy(&mut blob, &mut io::sink()).map_err(LayerError::Read))
-        .map(drop)
+        .and_then(|()| drain(&mut blob))
         .map_err(|error| FilesError::Layer(descriptor.digest, error))
 }

@@ -1,7 +1,7 @@
 //! Names -> pinned manifests, configurations and layers. Each name is resolved once a build, so that all stages that use
 //! it see the same image.
 
-mod layout;
+pub(crate) mod layout;
 
 use std::sync::Arc;
 

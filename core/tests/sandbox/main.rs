@@ -17,7 +17,8 @@ use std::{path::Path, process::ExitCode};
 use bareboat_core::execute::sandbox::helper_main;
 
 use self::{
-    ending::*, mounts::*, namespace::*, process::*, refusals::*, surroundings::*, swap::*, traces::*,
+    ending::*, mounts::*, namespace::*, process::*, refusals::*, surroundings::*, swap::*,
+    traces::*,
 };
 
 fn main() -> ExitCode {

@@ -10,7 +10,9 @@ use clap::{
 
 use super::{
     raw::RawRequest,
-    table::{Argument, COMMAND_GROUPS, COMMANDS, Command, CommandRow, FLAGS, Flag, Kind},
+    table::{
+        Argument, COMMAND_GROUPS, COMMANDS, Command, CommandRow, FLAGS, Flag, Kind, more_arguments,
+    },
 };
 
 /// Reads a command line, program name first.
@@ -60,6 +62,10 @@ fn command_parser(row: &CommandRow) -> Parser {
         .about(row.about)
         .args_override_self(true)
         .args(row.argument.as_ref().map(argument))
+        .args(
+            more_arguments(row.command)
+                .map(|row| argument(&row).action(ArgAction::Append).num_args(1..)),
+        )
         .args(flags_of(row.command).map(option))
 }
 
@@ -130,7 +136,9 @@ fn read(row: &CommandRow, matches: &ArgMatches) -> RawRequest {
     let argument = row.argument.as_ref().and_then(|argument| first(matches, argument.name));
     let flags = flags_of(row.command).map(|flag| (flag.name, typed(matches, flag)));
     let flags: BTreeMap<_, _> = flags.filter(|(_, values)| !values.is_empty()).collect();
-    RawRequest::new(row.command, argument, flags)
+    let more = more_arguments(row.command).and_then(|row| matches.get_raw(row.name));
+    let more = more.into_iter().flatten().map(OsString::from).collect();
+    RawRequest::new(row.command, argument, flags).with_more(more)
 }
 
 fn typed(matches: &ArgMatches, flag: &Flag) -> Vec<OsString> {
@@ -198,11 +206,22 @@ mod tests {
             ("bareboat bild .", "build"),
             ("bareboat cache prune --tag x", "--tag"),
             ("bareboat build a b", "'b'"),
+            ("bareboat push layout", "<NAME>"),
+            ("bareboat join", "<REF>"),
+            ("bareboat join a b --platform linux/amd64", "--platform"),
         ] {
             let error = typed(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
             assert!(error.to_string().contains(name), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn several_arguments_are_kept_in_order() {
+        let raw = typed("bareboat copy a b --platform linux/arm64 c").unwrap();
+        assert_eq!(raw.argument_text().unwrap(), "a");
+        assert_eq!(raw.more_texts().unwrap(), ["b", "c"]);
+        assert!(typed("bareboat build .").unwrap().more_texts().unwrap().is_empty());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::table::Command;
 pub struct RawRequest {
     command: Command,
     argument: Option<OsString>,
+    more: Vec<OsString>,
     flags: BTreeMap<&'static str, Vec<OsString>>,
 }
 
@@ -25,7 +26,12 @@ impl RawRequest {
         argument: Option<OsString>,
         flags: BTreeMap<&'static str, Vec<OsString>>,
     ) -> Self {
-        RawRequest { command, argument, flags }
+        RawRequest { command, argument, more: Vec::new(), flags }
+    }
+
+    /// With what was typed behind the argument.
+    pub fn with_more(self, more: Vec<OsString>) -> Self {
+        RawRequest { more, ..self }
     }
 
     pub fn command(&self) -> Command {
@@ -34,6 +40,20 @@ impl RawRequest {
 
     pub fn argument(&self) -> Option<&OsStr> {
         self.argument.as_deref()
+    }
+
+    /// The command's argument as text.
+    pub fn argument_text(&self) -> Result<&str, Error> {
+        let argument = self.argument().unwrap_or_default();
+        argument.to_str().ok_or_else(|| not_text("the argument", argument))
+    }
+
+    /// What was typed behind the argument, as text.
+    pub fn more_texts(&self) -> Result<Vec<&str>, Error> {
+        self.more
+            .iter()
+            .map(|more| more.to_str().ok_or_else(|| not_text("the argument", more)))
+            .collect()
     }
 
     /// Takes all values of a flag.
@@ -68,7 +88,9 @@ impl RawRequest {
 }
 
 fn text(name: &str, value: OsString) -> Result<String, Error> {
-    value.into_string().map_err(|value| {
-        Error::new(Class::Usage, format!("--{name}: {} is not UTF-8", value.display()))
-    })
+    value.into_string().map_err(|value| not_text(&format!("--{name}:"), &value))
+}
+
+fn not_text(what: &str, value: &OsStr) -> Error {
+    Error::new(Class::Usage, format!("{what} {} is not UTF-8", value.display()))
 }

@@ -7,6 +7,9 @@ pub enum Command {
     Build,
     Check,
     Plan,
+    Push,
+    Copy,
+    Join,
     CacheDu,
     CachePrune,
     Doctor,
@@ -98,6 +101,9 @@ pub struct CommandRow {
 /// What CONTEXT may be.
 const CONTEXT_HELP: &str = "The build context: a directory, a tar file, a Git repository (URL#REF:FOLDER), an http(s) URL of a tar or a Dockerfile, or - for either on standard input";
 
+/// What LAYOUT may be.
+const LAYOUT_HELP: &str = "An OCI layout, a directory or a tar: PATH[:NAME][@DIGEST], where NAME and DIGEST choose one of several images";
+
 /// Every command.
 pub const COMMANDS: &[CommandRow] = &[
     CommandRow {
@@ -119,6 +125,27 @@ pub const COMMANDS: &[CommandRow] = &[
         argument: Some(Argument { name: "CONTEXT", help: CONTEXT_HELP }),
     },
     CommandRow {
+        command: Command::Push,
+        words: &["push"],
+        about: "Push an image of an OCI layout to registries, byte for byte",
+        argument: Some(Argument { name: "LAYOUT", help: LAYOUT_HELP }),
+    },
+    CommandRow {
+        command: Command::Copy,
+        words: &["copy"],
+        about: "Copy an image, or an index with all its platforms, byte for byte",
+        argument: Some(Argument {
+            name: "SRC",
+            help: "An image in a registry, or oci:PATH[:NAME][@DIGEST]",
+        }),
+    },
+    CommandRow {
+        command: Command::Join,
+        words: &["join"],
+        about: "Make one index of images that were pushed one by one, a platform each, and push it",
+        argument: Some(Argument { name: "REF", help: "The name of the index" }),
+    },
+    CommandRow {
         command: Command::CacheDu,
         words: &["cache", "du"],
         about: "Show what the state directory holds",
@@ -138,6 +165,22 @@ pub const COMMANDS: &[CommandRow] = &[
     },
 ];
 
+/// What a command takes behind its argument, one or more.
+pub fn more_arguments(command: Command) -> Option<Argument> {
+    let (name, help) = match command {
+        Command::Push => ("NAME", "What to push it as: REGISTRY/REPOSITORY:TAG"),
+        Command::Copy => {
+            ("DST", "Where to: an image in a registry, or oci:PATH[:NAME], a directory")
+        }
+        Command::Join => (
+            "DIGEST",
+            "An image or index: its digest, in the repository of REF, or its whole name, in any repository",
+        ),
+        _ => return None,
+    };
+    Some(Argument { name, help })
+}
+
 /// Words between `bareboat` and a command that group several commands.
 pub const COMMAND_GROUPS: &[(&str, &str)] = &[("cache", "Look at and empty the local cache")];
 
@@ -154,13 +197,40 @@ const PLAN: &[Command] = &[Command::Plan];
 const BUILD_AND_PLAN: &[Command] = &[Command::Build, Command::Plan];
 const CHECK_AND_PLAN: &[Command] = &[Command::Check, Command::Plan];
 const READS: &[Command] = &[Command::Build, Command::Check, Command::Plan];
-const REACHES_REGISTRIES: &[Command] =
-    &[Command::Build, Command::Check, Command::Plan, Command::Doctor];
 const DOCTOR: &[Command] = &[Command::Doctor];
+/// What keeps something in the state directory.
+const STATEFUL: &[Command] = &[
+    Command::Build,
+    Command::Check,
+    Command::Plan,
+    Command::CacheDu,
+    Command::CachePrune,
+    Command::Doctor,
+];
+/// What talks to registries.
+const REGISTRY: &[Command] = &[
+    Command::Build,
+    Command::Check,
+    Command::Plan,
+    Command::Push,
+    Command::Copy,
+    Command::Join,
+    Command::Doctor,
+];
+/// What transfers bytes, and shows how far it is.
+const LOGGED: &[Command] =
+    &[Command::Build, Command::Plan, Command::Push, Command::Copy, Command::Join];
+const TRANSFERS: &[Command] = &[Command::Push, Command::Copy];
+const ANNOTATES: &[Command] = &[Command::Build, Command::Plan, Command::Join];
+const CHOOSES_PLATFORM: &[Command] =
+    &[Command::Build, Command::Check, Command::Plan, Command::Push, Command::Copy];
 const EVERY: &[Command] = &[
     Command::Build,
     Command::Check,
     Command::Plan,
+    Command::Push,
+    Command::Copy,
+    Command::Join,
     Command::CacheDu,
     Command::CachePrune,
     Command::Doctor,
@@ -231,9 +301,16 @@ pub const FLAGS: &[Flag] = &[
         name: "platform",
         value: "OS/ARCH",
         repeatable: true,
-        default: Some("this host's"),
-        commands: READS,
-        help: "The platforms to build for, separated by commas; several make an index",
+        default: Some("this host's; for push and copy all that an index has"),
+        commands: CHOOSES_PLATFORM,
+        help: "The platforms to build for, separated by commas; several make an index. For push and copy: the one platform whose image is taken out of an index",
+        ..ROW
+    },
+    Flag {
+        name: "all",
+        kind: Kind::Switch,
+        commands: TRANSFERS,
+        help: "Take an index with all its platforms, which is the default; excludes --platform",
         ..ROW
     },
     Flag {
@@ -249,7 +326,8 @@ pub const FLAGS: &[Flag] = &[
         value: "[LEVEL:]KEY=VALUE",
         kind: Kind::Pair,
         repeatable: true,
-        help: "An annotation; LEVEL is manifest (the default), index, manifest-descriptor or index-descriptor, maybe with [PLATFORM]",
+        commands: ANNOTATES,
+        help: "An annotation; LEVEL is manifest (the default), index, manifest-descriptor or index-descriptor, maybe with [PLATFORM]. For join: index (the default) or manifest-descriptor",
         ..ROW
     },
     Flag {
@@ -402,6 +480,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PATH",
         kind: Kind::Path,
         group: Group::Output,
+        commands: LOGGED,
         help: "Write digests, names, steps and figures as JSON",
         ..ROW
     },
@@ -445,7 +524,7 @@ pub const FLAGS: &[Flag] = &[
         name: "insecure-registry",
         value: "HOST[:PORT]",
         repeatable: true,
-        commands: REACHES_REGISTRIES,
+        commands: REGISTRY,
         group: Group::Registry,
         help: "A registry, or a network in CIDR form, that may speak plain http (localhost always may)",
         ..ROW
@@ -455,7 +534,7 @@ pub const FLAGS: &[Flag] = &[
         value: "PATH",
         kind: Kind::Path,
         repeatable: true,
-        commands: REACHES_REGISTRIES,
+        commands: REGISTRY,
         group: Group::Registry,
         help: "Certificates (PEM) to trust besides the system's; SSL_CERT_FILE replaces those",
         ..ROW
@@ -542,7 +621,7 @@ pub const FLAGS: &[Flag] = &[
         name: "state-dir",
         value: "PATH",
         kind: Kind::Path,
-        commands: EVERY,
+        commands: STATEFUL,
         group: Group::Host,
         default: Some(
             "$XDG_DATA_HOME/bareboat or ~/.local/share/bareboat, for root /var/lib/bareboat",
@@ -566,6 +645,7 @@ pub const FLAGS: &[Flag] = &[
         kind: Kind::Choice(PROGRESS),
         group: Group::Log,
         default: Some("auto"),
+        commands: LOGGED,
         help: "What standard error shows: a live list (tty), lines (plain), one JSON object a line, or only errors (quiet)",
         ..ROW
     },

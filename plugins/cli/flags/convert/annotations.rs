@@ -108,7 +108,9 @@ fn usage(title: String) -> Error {
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Result<Vec<(Level, Option<String>, String, String)>, Error> {
+    type Plain = (Level, Option<String>, String, String);
+
+    fn parsed(text: &str) -> Result<Vec<Plain>, Error> {
         let all = of_flag(vec![text.to_owned()], Level::Manifest)?;
         let plain = |a: Annotation| (a.level, a.platform.map(|p| p.to_string()), a.key, a.value);
         Ok(all.into_iter().map(plain).collect())

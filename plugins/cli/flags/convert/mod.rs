@@ -9,6 +9,7 @@ mod secret;
 mod source;
 mod ssh;
 mod surroundings;
+mod transfer;
 mod values;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use bareboat_core::{
     Class, Error,
     image::annotations::Level,
     request::{BuildRequest, NoCache, SandboxChoice},
+    transfer::{CopyRequest, JoinRequest, PushRequest},
 };
 
 use super::{Environment, RawRequest, table::Command};
@@ -89,6 +91,21 @@ pub struct Doctor {
     pub json: bool,
 }
 
+/// A transfer without a build.
+#[derive(Debug)]
+pub struct Transfer {
+    pub what: TransferRequest,
+    pub registry: RegistryOptions,
+    pub metadata_file: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub enum TransferRequest {
+    Push(PushRequest),
+    Copy(CopyRequest),
+    Join(JoinRequest),
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Task {
@@ -97,6 +114,7 @@ pub enum Task {
     Preflight(Box<Build>),
     Check(Box<Check>),
     Plan(Box<Plan>),
+    Transfer(Box<Transfer>),
     CacheDu {
         state_directory: PathBuf,
     },
@@ -121,35 +139,9 @@ pub struct Invocation {
 pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocation, Error> {
     let verbosity = raw.take_text("verbose")?.and_then(|count| count.parse().ok()).unwrap_or(0);
     let progress = progress(raw.take_text("progress")?, environment)?;
-    let state =
-        surroundings::state_directory(raw.take_one("state-dir").map(PathBuf::from), environment)?;
-    let task = match raw.command() {
-        Command::Build => {
-            let (is_check, is_preflight) =
-                (raw.take_switch("check"), raw.take_switch("preflight-only"));
-            let build = build(&mut raw, state, environment)?;
-            match (is_check, is_preflight) {
-                (true, true) => {
-                    return Err(usage("--check and --preflight-only exclude each other"));
-                }
-                (true, false) => Task::Check(Box::new(check_of(build)?)),
-                (false, true) if !build.request.preflight => {
-                    return Err(usage("--preflight-only and --no-preflight exclude each other"));
-                }
-                (false, true) => Task::Preflight(Box::new(build)),
-                (false, false) => Task::Build(Box::new(build)),
-            }
-        }
-        Command::Check => Task::Check(Box::new(check(&mut raw, state, environment)?)),
-        Command::Plan => Task::Plan(Box::new(plan(&mut raw, state, environment)?)),
-        Command::CacheDu => Task::CacheDu { state_directory: state.existing()? },
-        Command::CachePrune => Task::CachePrune { state_directory: state.existing()? },
-        Command::Doctor => Task::Doctor(Box::new(Doctor {
-            state,
-            registry: registry(&mut raw, environment)?,
-            references: raw.take_texts("registry")?,
-            json: raw.take_switch("json"),
-        })),
+    let task = match transfer(&mut raw, environment)? {
+        Some(transfer) => Task::Transfer(Box::new(transfer)),
+        None => stateful(&mut raw, environment)?,
     };
     let progress = match (&task, progress) {
         // Neither has steps for a live list.
@@ -162,6 +154,54 @@ pub fn convert(mut raw: RawRequest, environment: &Environment) -> Result<Invocat
         Some(flag) => Err(Error::new(Class::Bug, format!("--{flag} was taken and not looked at"))),
         None => Ok(Invocation { task, progress, verbosity }),
     }
+}
+
+/// The commands that need no state directory.
+fn transfer(raw: &mut RawRequest, environment: &Environment) -> Result<Option<Transfer>, Error> {
+    let what = match raw.command() {
+        Command::Push => TransferRequest::Push(transfer::push(raw)?),
+        Command::Copy => TransferRequest::Copy(transfer::copy(raw)?),
+        Command::Join => TransferRequest::Join(transfer::join(raw)?),
+        _ => return Ok(None),
+    };
+    let registry = registry(raw, environment)?;
+    Ok(Some(Transfer { what, registry, metadata_file: file_to_write("metadata-file", raw)? }))
+}
+
+fn stateful(raw: &mut RawRequest, environment: &Environment) -> Result<Task, Error> {
+    let state =
+        surroundings::state_directory(raw.take_one("state-dir").map(PathBuf::from), environment)?;
+    Ok(match raw.command() {
+        Command::Build => {
+            let (is_check, is_preflight) =
+                (raw.take_switch("check"), raw.take_switch("preflight-only"));
+            let build = build(raw, state, environment)?;
+            match (is_check, is_preflight) {
+                (true, true) => {
+                    return Err(usage("--check and --preflight-only exclude each other"));
+                }
+                (true, false) => Task::Check(Box::new(check_of(build)?)),
+                (false, true) if !build.request.preflight => {
+                    return Err(usage("--preflight-only and --no-preflight exclude each other"));
+                }
+                (false, true) => Task::Preflight(Box::new(build)),
+                (false, false) => Task::Build(Box::new(build)),
+            }
+        }
+        Command::Check => Task::Check(Box::new(check(raw, state, environment)?)),
+        Command::Plan => Task::Plan(Box::new(plan(raw, state, environment)?)),
+        Command::CacheDu => Task::CacheDu { state_directory: state.existing()? },
+        Command::CachePrune => Task::CachePrune { state_directory: state.existing()? },
+        Command::Doctor => Task::Doctor(Box::new(Doctor {
+            state,
+            registry: registry(raw, environment)?,
+            references: raw.take_texts("registry")?,
+            json: raw.take_switch("json"),
+        })),
+        command @ (Command::Push | Command::Copy | Command::Join) => {
+            return Err(Error::new(Class::Bug, format!("{command:?} was not taken")));
+        }
+    })
 }
 
 fn progress(typed: Option<String>, environment: &Environment) -> Result<Progress, Error> {

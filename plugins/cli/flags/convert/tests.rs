@@ -119,6 +119,33 @@ fn a_builds_command_line_can_be_planned() {
 }
 
 #[test]
+fn every_flag_of_the_transfers_is_looked_at() {
+    for (command, words) in [
+        (Command::Push, &["push", "layout", "r.test/a"][..]),
+        (Command::Copy, &["copy", "r.test/a", "oci:x"]),
+        (Command::Join, &["join", "r.test/a", "r.test/b"]),
+    ] {
+        for flag in FLAGS.iter().filter(|flag| flag.commands.contains(&command)) {
+            let option = match flag.value.is_empty() {
+                true => format!("--{}", flag.name),
+                false => format!("--{}={}", flag.name, sample(flag.name)),
+            };
+            let line = [words, &[option.as_str()]].concat();
+            let invocation = converted(&line).unwrap_or_else(|e| panic!("{option}: {e}"));
+            assert!(matches!(invocation.task, Task::Transfer(_)), "{option}");
+        }
+    }
+    let Task::Transfer(transfer) =
+        converted(&["join", "r.test/a:v1", "r.test/b", "--annotation", "a=b"]).unwrap().task
+    else {
+        panic!("no transfer")
+    };
+    let TransferRequest::Join(join) = transfer.what else { panic!("no join") };
+    assert_eq!(join.annotations.0[0].level, Level::Index);
+    assert_eq!(join.destination.tag(), Some("v1"));
+}
+
+#[test]
 fn a_plain_build_has_the_defaults() {
     let build = build_of(&["build", "/"]);
     let request = build.request;
