@@ -358,6 +358,17 @@ fn ecr_public_needs_keys_for_pushes_alone() {
 }
 
 #[test]
+fn aws_ca_bundle_is_one_more_source_of_roots() {
+    let stack = Stack::shared();
+    let build = with_keys(push("login-bundle"), "AKIALOGINBUNDLE");
+    let none = build.scratch().join("none.pem");
+    fs::write(&none, "").unwrap();
+    let build = build.env("SSL_CERT_FILE", &none).timeout(60);
+    assert_ne!(build.run().code(), Some(0));
+    build.env("AWS_CA_BUNDLE", stack.directory().join("ca.pem")).run().success();
+}
+
+#[test]
 fn a_build_without_ecr_asks_nothing_of_aws() {
     let key = "AKIALOGINUNUSED";
     let build = Build::new("FROM scratch\nCOPY a /a\n").file("a", "a").inside(Stack::shared());
