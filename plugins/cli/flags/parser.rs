@@ -81,6 +81,7 @@ fn option(flag: &Flag) -> Arg {
     match flag.kind {
         Kind::Count => arg.action(ArgAction::Count),
         Kind::Switch => switch(arg),
+        #[cfg(feature = "aws")]
         Kind::OptionalFields => valued(arg, flag)
             .num_args(0..=1)
             .require_equals(true)
