@@ -181,6 +181,16 @@ mod tests {
         assert_eq!(raw.take_all("target"), ["b"]);
     }
 
+    #[cfg(feature = "aws")]
+    #[test]
+    fn optional_fields_stand_alone_or_after_an_equals_sign() {
+        let mut raw = typed("bareboat build --create-repository .").unwrap();
+        assert_eq!(raw.argument(), Some(".".as_ref()));
+        assert_eq!(raw.take_all("create-repository"), ["true"]);
+        let mut raw = typed("bareboat build --create-repository=scan=true,tag.a=b .").unwrap();
+        assert_eq!(raw.take_all("create-repository"), ["scan=true,tag.a=b"]);
+    }
+
     #[test]
     fn a_switch_does_not_swallow_the_context() {
         let raw = typed("bareboat build --push .").unwrap();
