@@ -312,7 +312,9 @@ impl Shared {
     ) -> Result<bool, RegistryError> {
         host.auth.drop_ticket(ticket);
         let bearer = matches!(host.auth.state().challenge, Some(Known::Bearer { .. }));
-        let known = host.auth.state().credentials.get(&access.repository).cloned().flatten();
+        let known = host.auth.state().credentials.get(&access.repository).cloned();
+        // Another request has given the credential up and is about to get a new one.
+        let Some(known) = known else { return Ok(true) };
         match known {
             // A fresh token may do; without tokens there is nothing else to try.
             None => Ok(bearer),

@@ -186,3 +186,61 @@ async fn a_credential_is_replaced_before_the_registry_refuses_it() {
     }
     assert_eq!(keychain.0.load(Ordering::SeqCst), 2);
 }
+
+/// Gives `p0` until it is refused, then `p1`, slowly.
+#[derive(Default)]
+struct Slow {
+    refused: std::sync::atomic::AtomicBool,
+    asked: AtomicUsize,
+}
+
+impl Keychain for Slow {
+    fn credential<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Credential>, KeychainError>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {
+            let word = if self.refused.load(Ordering::SeqCst) { "p1" } else { "p0" };
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(Some(password("u", word)))
+        })
+    }
+
+    fn refused<'a>(&'a self, _: &'a str, _: &'a Credential) -> BoxFuture<'a, bool> {
+        let first = !self.refused.swap(true, Ordering::SeqCst);
+        Box::pin(async move { first })
+    }
+}
+
+/// Requests that are refused while another one already gets the new password wait for that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_requests_renew_a_credential_once() {
+    use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+
+    let arrived = AtomicUsize::new(0);
+    let old = format!("Basic {}", BASE64.encode("u:p0"));
+    let fake = Fake::start(move |request, _| match request.header("authorization") {
+        "" => Reply::new(401).header("WWW-Authenticate", "Basic realm=\"r\""),
+        given if given == old => {
+            // One after the other, so that they meet each stage of the renewal.
+            let turn = arrived.fetch_add(1, Ordering::SeqCst) as u64;
+            std::thread::sleep(Duration::from_millis(7 * turn));
+            Reply::error(403, "DENIED", "Your authorization token has expired.")
+        }
+        _ => Reply::new(200).header("Content-Type", OCI_MANIFEST).body(manifest()),
+    })
+    .await;
+    let keychain = Arc::new(Slow::default());
+    let client = client(Arc::default(), keychain.clone());
+    let reference = reference::parse(&format!("{}/app:v1", fake.registry())).unwrap();
+    let requests = (0..12).map(|_| {
+        let (client, reference) = (client.clone(), reference.clone());
+        tokio::spawn(async move { client.manifest(&reference).await.map(drop) })
+    });
+    for request in requests.collect::<Vec<_>>() {
+        request.await.unwrap().unwrap();
+    }
+    assert_eq!(keychain.asked.load(Ordering::SeqCst), 2);
+}
