@@ -106,6 +106,28 @@ fn unsafe_code_is_in_sys_alone() {
 fn authorization_is_made_in_one_place() {
     let allowed = ["core/src/registry/auth", "core/src/fetch"];
     assert_absent("core/src", &["AUTHORIZATION", "\"Authorization\""], &allowed);
+    // AWS's own APIs and metadata services are no registries.
+    let allowed = ["plugins/ecr/src/oidc.rs", "plugins/ecr/src/metadata.rs"];
+    assert_absent("plugins", &["AUTHORIZATION,", "\"Authorization\""], &allowed);
+}
+
+/// Paths are opened at the start alone: later they may name something of an image.
+#[test]
+fn ecr_opens_paths_in_one_place_and_reads_no_environment() {
+    assert_absent("plugins/ecr", &["env::var", "env::vars", "Env::real", "Fs::real"], &[]);
+    let io = ["std::fs", "fs::read", "File::open", "tokio::fs", "process::Command"];
+    assert_absent("plugins/ecr", &io, &["plugins/ecr/src/files.rs"]);
+}
+
+#[test]
+fn there_is_one_tls_provider_and_one_http_stack() {
+    let lock = fs::read_to_string(repository().join("Cargo.lock")).unwrap();
+    for name in ["aws-lc-sys", "aws-lc-rs", "openssl-sys", "native-tls"] {
+        assert!(!lock.contains(&format!("name = \"{name}\"")), "{name}");
+    }
+    let versions =
+        lock.split("[[package]]").filter(|package| package.contains("name = \"hyper\"\n"));
+    assert_eq!(versions.count(), 1);
 }
 
 #[test]

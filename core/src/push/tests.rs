@@ -251,3 +251,77 @@ async fn inconsistent_images_are_refused() {
     assert!(push(&fake.client(), &good, &[], quiet()).await.is_err());
     assert!(fake.requests().is_empty());
 }
+
+/// A provider whose repositories keep every tag.
+struct Keeps;
+
+impl crate::registry::RegistryHooks for Keeps {
+    fn knows(&self, _: &str) -> bool {
+        true
+    }
+
+    fn create_repository<'a>(
+        &'a self,
+        _: &'a Repository,
+    ) -> crate::registry::BoxFuture<'a, Result<bool, crate::registry::KeychainError>> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn keeps_tag<'a>(
+        &'a self,
+        _: &'a Repository,
+        _: &'a str,
+    ) -> crate::registry::BoxFuture<'a, bool> {
+        Box::pin(async { true })
+    }
+
+    fn advise<'a>(
+        &'a self,
+        _: &'a Repository,
+        _: &'a RegistryError,
+    ) -> crate::registry::BoxFuture<'a, Option<String>> {
+        Box::pin(async { None })
+    }
+}
+
+fn keeping(skip_immutable: bool) -> Client {
+    let mut options = crate::registry::testing::options();
+    options.hooks = Some(Arc::new(Keeps));
+    options.skip_immutable = skip_immutable;
+    Client::new(options, Arc::new(crate::registry::Anonymous)).unwrap()
+}
+
+#[tokio::test]
+async fn a_tag_that_can_not_move_holds_uploads_back_until_the_digest_is_known() {
+    let fake = registry(Kept::default()).await;
+    let (first, second) = (image(&["one"]), image(&["two"]));
+    let destinations = to(&fake, &["app:v1"]);
+    push(&keeping(false), &first.image, &destinations, quiet()).await.unwrap();
+    let before = fake.lines().len();
+    let sent = |line: &String| line.starts_with("POST") || line.starts_with("PUT");
+
+    // Its layers are given before anybody knows the digest.
+    let uploader = Uploader::new(&keeping(false), &destinations, quiet()).unwrap();
+    second.image.layers.iter().for_each(|layer| uploader.start(layer));
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let error = uploader.finish(&second.image).await.unwrap_err();
+    assert!(matches!(error, PushError::Immutable { .. }), "{error}");
+    let error = error.into_error();
+    assert!(error.title().contains("immutable") && error.class() == Class::Push, "{error}");
+    assert!(!fake.lines()[before..].iter().any(sent), "{:?}", &fake.lines()[before..]);
+
+    let report = push(&keeping(true), &second.image, &destinations, quiet()).await.unwrap();
+    assert_eq!((report.changed.len(), report.skipped.len()), (0, 1));
+    assert!(report.warnings()[0].message.contains("app:v1"));
+    assert!(!fake.lines()[before..].iter().any(sent));
+
+    // The same content, and another tag, go on.
+    let uploader =
+        Uploader::new(&keeping(false), &to(&fake, &["app:v1", "app:v2"]), quiet()).unwrap();
+    first.image.layers.iter().for_each(|layer| uploader.start(layer));
+    let report = uploader.finish(&first.image).await.unwrap();
+    assert_eq!((report.changed.len(), report.unchanged.len()), (1, 1));
+    let kept = kept_tags(&keeping(true), &[&destinations[0]], second.image.digest).await.unwrap();
+    assert_eq!(kept, [destinations[0].whole()]);
+    assert!(kept_tags(&keeping(false), &[&destinations[0]], second.image.digest).await.is_err());
+}

@@ -275,9 +275,12 @@ impl Uploader {
         let mut running = std::mem::take(&mut self.tasks().running);
         while let Some(ended) = running.join_next().await {
             // On a failure `running` is dropped, which ends the others.
-            for done in ended.map_err(|error| PushError::Task(error.to_string()))?? {
-                report.count(&done);
-            }
+            let done = match ended {
+                // What was given up because nothing changes.
+                Err(error) if error.is_cancelled() => continue,
+                ended => ended.map_err(|error| PushError::Task(error.to_string()))??,
+            };
+            done.iter().for_each(|done| report.count(done));
         }
         Ok(())
     }

@@ -120,6 +120,11 @@ impl Client {
         Err(no_endpoint(&repository))
     }
 
+    /// Whether [`Client::resolve`] would fetch what `reference` names, so that [`Client::manifest`] costs no more.
+    pub(crate) fn resolves_by_fetching(&self, reference: &Reference) -> bool {
+        self.hooks(&Repository::from(reference)).is_some()
+    }
+
     /// [`Client::manifest`] by digest.
     ///
     /// # Errors

@@ -105,10 +105,8 @@ impl Client {
                 if hopeless {
                     return Err(error);
                 }
-                // A repository that was made a moment ago may not be seen everywhere yet.
                 (closed, created) = (0, true);
-                let (url, reason) = (upload.what(), error.to_string());
-                error = RegistryError::Broken { url, reason };
+                error = upload.not_seen_yet(&error);
             }
             self.before_next_upload(&upload, failed, error).await?;
         }
@@ -357,6 +355,11 @@ enum Started {
 }
 
 impl Upload<'_> {
+    /// A repository that was made a moment ago may not be seen everywhere yet: that is no reason to give up.
+    fn not_seen_yet(&self, error: &RegistryError) -> RegistryError {
+        RegistryError::Broken { url: self.what(), reason: error.to_string() }
+    }
+
     fn what(&self) -> String {
         format!("{}/{}@{}", self.endpoint.host.name, self.endpoint.repository, self.digest)
     }

@@ -12,7 +12,7 @@ use crate::{
     layer::LayerDescriptor,
     plan::{ImageSource, ImageUse},
     registry::{
-        Client, PinnedReference,
+        Client, PinnedReference, Reference,
         manifest::{Descriptor, FetchedManifest, ImageManifest, Manifest},
         reference, select_platform,
     },
@@ -97,6 +97,12 @@ impl Resolver<'_> {
         let reference = reference::parse(name).map_err(source)?;
         let digest = match reference.digest() {
             Some(digest) => digest.parse().map_err(source)?,
+            None if self.client.resolves_by_fetching(&reference) => {
+                let fetched = self.fetch(&reference).await?;
+                let repository = (&reference).into();
+                let pinned = PinnedReference { repository, digest: fetched.digest };
+                return Ok((Origin::Registry(pinned), fetched));
+            }
             None => {
                 self.client
                     .resolve(&reference)
@@ -106,23 +112,37 @@ impl Resolver<'_> {
             }
         };
         let pinned = PinnedReference { repository: (&reference).into(), digest };
-        let fetched = self.pinned(&pinned).await?;
+        let fetched = self.pinned_as(&pinned, &reference).await?;
         Ok((Origin::Registry(pinned), fetched))
     }
 
     /// A manifest by its digest: from the store, else from the registry.
     async fn pinned(&self, pinned: &PinnedReference) -> Result<FetchedManifest, Error> {
+        self.pinned_as(pinned, &pinned.to_reference()).await
+    }
+
+    /// The same, asked for as `reference`, which may name a tag beside the digest.
+    async fn pinned_as(
+        &self,
+        pinned: &PinnedReference,
+        reference: &Reference,
+    ) -> Result<FetchedManifest, Error> {
         if let Some(bytes) = self.store.read_blob(&pinned.digest)
             && let Ok(fetched) = FetchedManifest::new(bytes.into(), "")
         {
             return Ok(fetched);
         }
-        let fetched = self.client.manifest(&pinned.to_reference()).await;
-        let fetched = fetched.map_err(|error| error.into_error(Class::Source))?;
+        let fetched = self.fetch(reference).await?;
         if fetched.digest != pinned.digest {
             let title = format!("{pinned} answered with a manifest of digest {}", fetched.digest);
             return Err(Error::new(Class::Source, title));
         }
+        Ok(fetched)
+    }
+
+    async fn fetch(&self, reference: &Reference) -> Result<FetchedManifest, Error> {
+        let fetched = self.client.manifest(reference).await;
+        let fetched = fetched.map_err(|error| error.into_error(Class::Source))?;
         // A manifest without a mediaType of its own could not be read back without the registry's word for it.
         if FetchedManifest::new(fetched.bytes.clone(), "").is_ok() {
             self.store.put_blob(&fetched.bytes).map_err(host)?;

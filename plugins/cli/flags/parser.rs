@@ -87,6 +87,7 @@ fn option(flag: &Flag) -> Arg {
     match flag.kind {
         Kind::Count => arg.action(ArgAction::Count),
         Kind::Switch => switch(arg),
+        #[cfg(feature = "aws")]
         Kind::OptionalFields => valued(arg, flag)
             .num_args(0..=1)
             .require_equals(true)
@@ -186,6 +187,16 @@ mod tests {
     fn a_single_valued_option_given_twice_takes_the_last() {
         let mut raw = typed("bareboat build --target a --target b .").unwrap();
         assert_eq!(raw.take_all("target"), ["b"]);
+    }
+
+    #[cfg(feature = "aws")]
+    #[test]
+    fn optional_fields_stand_alone_or_after_an_equals_sign() {
+        let mut raw = typed("bareboat build --create-repository .").unwrap();
+        assert_eq!(raw.argument(), Some(".".as_ref()));
+        assert_eq!(raw.take_all("create-repository"), ["true"]);
+        let mut raw = typed("bareboat build --create-repository=scan=true,tag.a=b .").unwrap();
+        assert_eq!(raw.take_all("create-repository"), ["scan=true,tag.a=b"]);
     }
 
     #[test]

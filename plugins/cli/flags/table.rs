@@ -32,6 +32,7 @@ pub enum Kind {
     /// `key=value,key=value`, one CSV record.
     Fields,
     /// The same, or nothing at all, which stands for the defaults: `--name`, `--name=key=value`.
+    #[cfg(feature = "aws")]
     OptionalFields,
 }
 

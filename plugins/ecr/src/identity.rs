@@ -109,7 +109,12 @@ impl Identity {
         if kept.as_ref().is_some_and(|kept| same(&kept.keys, used)) {
             *kept = None;
         }
-        !matches!(self.source, Ok(Source::Variables) | Err(_))
+        match &self.source {
+            // The same ones would come again.
+            Ok(Source::Variables) => !self.roles.is_empty(),
+            Ok(_) => true,
+            Err(_) => false,
+        }
     }
 
     /// The ARN of the caller, asked for once.

@@ -19,6 +19,8 @@ mod public;
 mod repository;
 mod source;
 mod sts;
+#[cfg(test)]
+mod tests;
 mod text;
 mod token;
 
@@ -53,7 +55,9 @@ use token::{Scope, Token, Tokens};
 
 /// Told every secret value as soon as it is known, so that an adapter can have it masked in logs.
 #[derive(Clone)]
-pub struct SecretSink(Arc<dyn Fn(&Secret<String>) + Send + Sync>);
+pub struct SecretSink(Arc<Tell>);
+
+type Tell = dyn Fn(&Secret<String>) + Send + Sync;
 
 impl SecretSink {
     pub fn new(tell: impl Fn(&Secret<String>) + Send + Sync + 'static) -> Self {

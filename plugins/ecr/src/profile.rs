@@ -79,53 +79,59 @@ fn says_something(section: &Section) -> bool {
 
 fn resolve(profiles: &ProfileSet, first: &Section) -> Result<(Base, Vec<Role>), AwsError> {
     let (mut section, mut roles) = (first, Vec::new());
-    for step in 0..CHAIN_MAX {
-        let Some(arn) = section.get("role_arn") else {
-            roles.reverse();
-            return Ok((keys(section)?, roles));
-        };
-        // A profile that is its own source has both a role and keys.
-        if step > 0
-            && section.get("source_profile").is_none()
-            && section.get("aws_access_key_id").is_some()
-        {
-            roles.reverse();
-            return Ok((keys(section)?, roles));
-        }
-        if let Some(path) = section.get("web_identity_token_file") {
-            roles.reverse();
-            let session = section.get("role_session_name").map(str::to_owned);
-            let base = Base::TokenFile { path: path.to_owned(), role: arn.to_owned(), session };
-            return Ok((base, roles));
-        }
-        roles.push(role(section, arn)?);
-        section = match (section.get("source_profile"), section.get("credential_source")) {
-            (Some(_), Some(_)) => {
-                return Err(wrong(
-                    section.name(),
-                    "it has both source_profile and credential_source",
-                ));
-            }
-            (Some(source), None) if source == section.name() => {
-                roles.reverse();
-                return Ok((keys(section)?, roles));
-            }
-            (Some(source), None) => profiles.get_profile(source).ok_or_else(|| {
-                wrong(section.name(), &format!("its source_profile {source:?} does not exist"))
-            })?,
-            (None, Some(source)) => {
-                roles.reverse();
-                return Ok((named_source(section, source)?, roles));
-            }
-            (None, None) => {
-                return Err(wrong(
-                    section.name(),
-                    "it has a role_arn, but neither source_profile nor credential_source",
-                ));
+    for _ in 0..CHAIN_MAX {
+        let base = match step(profiles, section, section.name() == first.name(), &mut roles)? {
+            Step::Base(base) => base,
+            Step::Source(source) => {
+                section = source;
+                continue;
             }
         };
+        roles.reverse();
+        return Ok((base, roles));
     }
     Err(wrong(first.name(), "its chain of source_profile has no end"))
+}
+
+/// Where a profile leads.
+enum Step<'a> {
+    Base(Base),
+    Source(&'a Section),
+}
+
+/// Follows one profile of a chain; the role that it wants is added to `roles`.
+fn step<'a>(
+    profiles: &'a ProfileSet,
+    section: &'a Section,
+    is_first: bool,
+    roles: &mut Vec<Role>,
+) -> Result<Step<'a>, AwsError> {
+    let Some(arn) = section.get("role_arn") else { return Ok(Step::Base(keys(section)?)) };
+    if let Some(path) = section.get("web_identity_token_file") {
+        let (path, role) = (path.to_owned(), arn.to_owned());
+        let session = section.get("role_session_name").map(str::to_owned);
+        return Ok(Step::Base(Base::TokenFile { path, role, session }));
+    }
+    let (profile, source) = (section.get("source_profile"), section.get("credential_source"));
+    // A profile that others take their keys from may have both a role and keys.
+    if !is_first && profile.is_none() && section.get("aws_access_key_id").is_some() {
+        return Ok(Step::Base(keys(section)?));
+    }
+    roles.push(role(section, arn)?);
+    match (profile, source) {
+        (Some(_), Some(_)) => {
+            Err(wrong(section.name(), "it has both source_profile and credential_source"))
+        }
+        (Some(source), None) if source == section.name() => Ok(Step::Base(keys(section)?)),
+        (Some(source), None) => profiles.get_profile(source).map(Step::Source).ok_or_else(|| {
+            wrong(section.name(), &format!("its source_profile {source:?} does not exist"))
+        }),
+        (None, Some(source)) => Ok(Step::Base(named_source(section, source)?)),
+        (None, None) => Err(wrong(
+            section.name(),
+            "it has a role_arn, but neither source_profile nor credential_source",
+        )),
+    }
 }
 
 fn role(section: &Section, arn: &str) -> Result<Role, AwsError> {

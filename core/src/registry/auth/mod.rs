@@ -312,21 +312,25 @@ impl Shared {
     ) -> Result<bool, RegistryError> {
         host.auth.drop_ticket(ticket);
         let bearer = matches!(host.auth.state().challenge, Some(Known::Bearer { .. }));
-        let known = host.auth.state().credentials.get(&access.repository).cloned().flatten();
+        let known = host.auth.state().credentials.get(&access.repository).cloned();
+        // Another request has given the credential up and is about to get a new one.
+        let Some(known) = known else { return Ok(true) };
         match known {
             // A fresh token may do; without tokens there is nothing else to try.
             None => Ok(bearer),
             Some(credential) if bearer && !is_fixed(&credential) => Ok(true),
-            Some(credential) => Ok(self.replace_credential(host, &credential).await),
+            Some(credential) => Ok(self.replace_credential(host, &credential, access).await),
         }
     }
 
     /// Asks the keychain for another credential than `refused`.
-    async fn replace_credential(&self, host: &Host, refused: &Credential) -> bool {
+    async fn replace_credential(&self, host: &Host, refused: &Credential, access: &Access) -> bool {
         let _one = host.auth.refresh.lock().await;
         let still_used = {
             let state = host.auth.state();
-            state.credentials.values().any(|known| known.as_ref() == Some(refused))
+            // A ticket that is there now is another one: the credential was renewed, maybe to the same words.
+            !state.basic.contains_key(&access.repository)
+                && state.credentials.values().any(|known| known.as_ref() == Some(refused))
         };
         if !still_used {
             return true;
