@@ -16,7 +16,7 @@ use bareboat_core::{
     digest::Digest,
     event::Reporter,
     preview::{self, BaseConfigs, Preview},
-    registry::{Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Proxies},
+    registry::{Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Names, Proxies},
     request::BuildRequest,
     secret::Secret,
     store,
@@ -95,7 +95,7 @@ fn core_services(services: Services) -> Result<CoreServices, Error> {
         cancel,
         program_path,
         boot_id: boot_id(),
-        resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
+        resolv_conf: read("/etc/resolv.conf"),
     })
 }
 
@@ -120,6 +120,7 @@ fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Erro
         https: registry.https_proxy,
         no_proxy: registry.no_proxy,
     };
+    options.names = Names::new(&read("/etc/hosts"), &read("/etc/resolv.conf"));
     options.insecure_registries = registry.insecure;
     let Some((path, config)) = registry.docker_config else {
         return Ok((options, Arc::new(Anonymous)));
@@ -129,6 +130,11 @@ fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Erro
         DockerConfigKeychain::new(&path.display().to_string(), config.expose(), Some(helpers))
             .map_err(|error| Error::from_cause(Class::Usage, error))?;
     Ok((options, Arc::new(keychain)))
+}
+
+/// A file of the system that need not be there.
+fn read(path: &str) -> Vec<u8> {
+    fs::read(path).unwrap_or_default()
 }
 
 /// Names this boot: trees unpacked before the last crash or power cut are not trusted. Without /proc every build counts

@@ -13,6 +13,7 @@ use super::{
     address::Reach,
     error::{ConnectFailure, RegistryError, printable},
     host::{Host, shown},
+    names::{NameError, Names},
     options::{ClientOptions, ProxyRules},
     pattern::HostPattern,
 };
@@ -33,8 +34,8 @@ impl Http {
     pub(crate) fn new(options: &ClientOptions) -> Result<Self, RegistryError> {
         let proxies = ProxyRules::new(&options.proxies)?;
         let build = |reach: Reach| {
-            let resolver = Guard { reach, exempt: proxies.hosts().into() };
-            build_client(options, &proxies, (reach != Reach::Special).then_some(resolver))
+            let exempt = proxies.hosts().into();
+            build_client(options, &proxies, Guard { names: options.names.clone(), reach, exempt })
         };
         Ok(Http {
             own: build(Reach::Special)?,
@@ -117,13 +118,13 @@ impl Http {
 fn build_client(
     options: &ClientOptions,
     proxies: &ProxyRules,
-    guard: Option<Guard>,
+    guard: Guard,
 ) -> Result<reqwest::Client, RegistryError> {
     let mut tls = options.tls.clone();
     // One connection a blob moves large blobs faster than many streams on one.
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let rules = proxies.clone();
-    let mut builder = reqwest::Client::builder()
+    reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .http1_only()
         .no_proxy()
@@ -132,16 +133,16 @@ fn build_client(
         .referer(false)
         .user_agent(&options.user_agent)
         .connect_timeout(options.limits.connect_timeout)
-        .tcp_keepalive(Duration::from_secs(30));
-    if let Some(guard) = guard {
-        builder = builder.dns_resolver(Arc::new(guard));
-    }
-    builder.build().map_err(|error| RegistryError::Options(reason(&error)))
+        .tcp_keepalive(Duration::from_secs(30))
+        .dns_resolver(Arc::new(guard))
+        .build()
+        .map_err(|error| RegistryError::Options(reason(&error)))
 }
 
 /// Resolves names, but not to addresses further inside than `reach`: the check sits where the connection is made, so
 /// that a name can't change in between.
 struct Guard {
+    names: Names,
     reach: Reach,
     /// The proxies' own names.
     exempt: Arc<[String]>,
@@ -153,13 +154,15 @@ struct Inside;
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
-        let (reach, exempt) = (self.reach, self.exempt.clone());
+        let (names, reach, exempt) = (self.names.clone(), self.reach, self.exempt.clone());
         Box::pin(async move {
             let name = name.as_str();
-            let any = exempt.iter().any(|proxy| proxy == name);
-            let found = tokio::net::lookup_host((name, 0)).await?;
-            let allowed: Vec<SocketAddr> =
-                found.filter(|address| any || Reach::of(address.ip()) <= reach).collect();
+            let any = reach == Reach::Special || exempt.iter().any(|proxy| proxy == name);
+            let found = names.resolve(name).await?.into_iter();
+            let allowed: Vec<SocketAddr> = found
+                .filter(|address| any || Reach::of(*address) <= reach)
+                .map(|address| SocketAddr::new(address, 0))
+                .collect();
             if allowed.is_empty() {
                 return Err(Inside.into());
             }
@@ -182,6 +185,9 @@ pub(crate) fn transport_error(error: &reqwest::Error, url: &Url) -> RegistryErro
 
 fn connect_failure(error: &reqwest::Error) -> ConnectFailure {
     use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
+    if matches!(find::<NameError>(error), Some(NameError::Unknown { .. })) {
+        return ConnectFailure::NoSuchHost;
+    }
     match find::<rustls::Error>(error) {
         Some(rustls::Error::InvalidMessage(_)) => return ConnectFailure::NotTls,
         Some(_) => return ConnectFailure::Certificate,

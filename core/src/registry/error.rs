@@ -70,8 +70,10 @@ pub enum RegistryError {
 /// Why there was no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectFailure {
-    /// No address, nobody listens, no way there.
+    /// Nobody listens, no way there, the address can't be found out.
     Network,
+    /// The name has no address.
+    NoSuchHost,
     /// The other side does not speak TLS.
     NotTls,
     /// The other side hung up during the handshake.
@@ -187,7 +189,9 @@ impl RegistryError {
     /// Whether asking again may help.
     pub(crate) fn retryable(&self) -> bool {
         match self {
-            RegistryError::Connect { failure, .. } => *failure != ConnectFailure::Certificate,
+            RegistryError::Connect { failure, .. } => {
+                !matches!(failure, ConnectFailure::Certificate | ConnectFailure::NoSuchHost)
+            }
             RegistryError::Broken { .. } | RegistryError::TimedOut { .. } => true,
             RegistryError::Refused(refusal) => refusal.retryable(),
             RegistryError::Token { error, .. } => error.retryable(),
@@ -237,6 +241,9 @@ impl RegistryError {
             }
             RegistryError::Connect { failure: ConnectFailure::NotTls, .. } => {
                 "if the registry speaks plain http, name it with --insecure-registry".into()
+            }
+            RegistryError::Connect { failure: ConnectFailure::NoSuchHost, .. } => {
+                "check the name's spelling, and whether this machine's name servers know it".into()
             }
             RegistryError::UploadClosed { .. } => {
                 "some registries answer so when the repository does not exist, or when the credential may not push to it".into()

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use url::Url;
 
-use super::{error::RegistryError, pattern::HostPattern};
+use super::{error::RegistryError, names::Names, pattern::HostPattern};
 use crate::secret::Secret;
 
 /// How to reach registries.
@@ -13,6 +13,8 @@ pub struct ClientOptions {
     /// Roots, client certificates and the crypto provider. The protocol list (ALPN) is set by the client.
     pub tls: rustls::ClientConfig,
     pub proxies: Proxies,
+    /// How the addresses of registries, mirrors and proxies are looked up.
+    pub names: Names,
     /// `host`, `host:port` or networks in CIDR form that may speak plain http. Loopback names always may.
     pub insecure_registries: Vec<String>,
     /// For pulls: registry name -> mirrors as `host[:port][/prefix]`, tried in order before the registry itself.
@@ -28,6 +30,7 @@ impl ClientOptions {
         ClientOptions {
             tls,
             proxies: Proxies::default(),
+            names: Names::new(b"", b""),
             insecure_registries: Vec::new(),
             mirrors: BTreeMap::new(),
             trusted_redirect_hosts: Vec::new(),
