@@ -16,7 +16,10 @@ use bareboat_core::{
     digest::Digest,
     event::Reporter,
     preview::{self, BaseConfigs, Preview},
-    registry::{Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Names, Proxies},
+    registry::{
+        Anonymous, ClientOptions, DockerConfigKeychain, Helpers, Keychain, Names, Proxies,
+        TlsIdentity,
+    },
     request::BuildRequest,
     secret::Secret,
     store,
@@ -32,6 +35,10 @@ pub struct Services {
 /// What registry clients are made of.
 pub struct Registry {
     pub tls: rustls::ClientConfig,
+    /// Registries with certificates of their own.
+    pub identities: Vec<TlsIdentity>,
+    /// Registry and mirror, in the order in which they are tried.
+    pub mirrors: Vec<(String, String)>,
     pub http_proxy: Option<Secret<String>>,
     pub https_proxy: Option<Secret<String>>,
     pub no_proxy: Option<String>,
@@ -122,6 +129,10 @@ fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>), Erro
     };
     options.names = Names::new(&read("/etc/hosts"), &read("/etc/resolv.conf"));
     options.insecure_registries = registry.insecure;
+    options.identities = registry.identities;
+    for (host, mirror) in registry.mirrors {
+        options.mirrors.entry(host).or_default().push(mirror);
+    }
     let Some((path, config)) = registry.docker_config else {
         return Ok((options, Arc::new(Anonymous)));
     };

@@ -4,6 +4,7 @@ mod check;
 mod diagnostics;
 mod engine;
 mod flags;
+mod identity;
 mod outputs;
 mod plan;
 mod render;

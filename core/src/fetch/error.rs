@@ -92,8 +92,8 @@ impl FetchError {
     pub(super) fn retryable(&self) -> bool {
         match self {
             FetchError::Connect { failure, .. } => {
-                use ConnectFailure::{Certificate, NoSuchHost, NotTls};
-                !matches!(failure, Certificate | NotTls | NoSuchHost)
+                use ConnectFailure::{Certificate, ClientCertificate, NoSuchHost, NotTls};
+                !matches!(failure, Certificate | ClientCertificate | NotTls | NoSuchHost)
             }
             FetchError::Broken { .. } | FetchError::TimedOut { .. } => true,
             FetchError::Status { status, .. } => {

@@ -38,6 +38,8 @@ pub struct Uploader {
 
 struct Group {
     repositories: Vec<Repository>,
+    /// One that has the whole image already: what another one lacks can be mounted from it.
+    complete: Option<Repository>,
     permits: Arc<Semaphore>,
 }
 
@@ -83,6 +85,7 @@ impl Uploader {
         for repository in destinations.iter().map(Repository::from) {
             let group = groups.entry(canonical(&repository.registry)).or_insert_with(|| Group {
                 repositories: Vec::new(),
+                complete: None,
                 permits: Arc::new(Semaphore::new(BLOBS_AT_ONCE)),
             });
             if !group.repositories.contains(&repository) {
@@ -135,7 +138,10 @@ impl Uploader {
             digest,
             size,
             source: source.clone(),
-            known_in: known_in.filter(|known| canonical(&known.registry) == registry).cloned(),
+            known_in: known_in
+                .filter(|known| canonical(&known.registry) == registry)
+                .or(group.complete.as_ref())
+                .cloned(),
             progress: self.progress.clone(),
         };
         Some(tasks.running.spawn_on(job.run(), &self.runtime))
@@ -156,6 +162,10 @@ impl Uploader {
         for destination in &self.destinations {
             if self.names_already(destination, image).await? {
                 report.unchanged.push(destination.whole());
+                let repository = Repository::from(destination);
+                if let Some(group) = self.groups.get_mut(&canonical(&repository.registry)) {
+                    group.complete = Some(repository);
+                }
             } else {
                 changed.push(destination.clone());
             }

@@ -16,30 +16,61 @@ use super::{
     names::{NameError, Names},
     options::{ClientOptions, ProxyRules},
     pattern::HostPattern,
+    reference::api_authority,
 };
 
 /// The connections, and the rules for where they may lead.
 pub(crate) struct Http {
-    /// To registries that the user named.
-    own: reqwest::Client,
-    /// To where those sent us: by how far inside that may be.
-    foreign: [reqwest::Client; 3],
+    usual: Connections,
+    /// For the registries that are met with certificates of their own.
+    special: Vec<(HostPattern, Result<Connections, String>)>,
     proxies: ProxyRules,
     trusted: Vec<HostPattern>,
     pub(crate) requests: AtomicU64,
     pub(crate) retries: AtomicU64,
 }
 
+/// Connections that share a TLS configuration.
+struct Connections {
+    /// To registries that the user named.
+    own: reqwest::Client,
+    /// To where those sent us: by how far inside that may be.
+    foreign: [reqwest::Client; 3],
+}
+
+impl Connections {
+    fn new(
+        options: &ClientOptions,
+        tls: &rustls::ClientConfig,
+        proxies: &ProxyRules,
+    ) -> Result<Self, RegistryError> {
+        let build = |reach: Reach| {
+            let exempt = proxies.hosts().into();
+            let guard = Guard { names: options.names.clone(), reach, exempt };
+            build_client(options, tls.clone(), proxies, guard)
+        };
+        let foreign = [build(Reach::Public)?, build(Reach::Private)?, build(Reach::Loopback)?];
+        Ok(Connections { own: build(Reach::Special)?, foreign })
+    }
+}
+
 impl Http {
     pub(crate) fn new(options: &ClientOptions) -> Result<Self, RegistryError> {
         let proxies = ProxyRules::new(&options.proxies)?;
-        let build = |reach: Reach| {
-            let exempt = proxies.hosts().into();
-            build_client(options, &proxies, Guard { names: options.names.clone(), reach, exempt })
-        };
+        let mut special = Vec::new();
+        for identity in &options.identities {
+            let Some(pattern) = HostPattern::parse(&api_authority(&identity.host)) else {
+                continue;
+            };
+            let connections = match &identity.tls {
+                Ok(tls) => Ok(Connections::new(options, tls, &proxies)?),
+                Err(reason) => Err(reason.clone()),
+            };
+            special.push((pattern, connections));
+        }
         Ok(Http {
-            own: build(Reach::Special)?,
-            foreign: [build(Reach::Public)?, build(Reach::Private)?, build(Reach::Loopback)?],
+            usual: Connections::new(options, &options.tls, &proxies)?,
+            special,
             trusted: options
                 .trusted_redirect_hosts
                 .iter()
@@ -51,6 +82,25 @@ impl Http {
         })
     }
 
+    /// The connections that belong to the host of `url`.
+    ///
+    /// # Errors
+    /// Why its certificates can't be used.
+    fn connections(&self, url: &Url) -> Result<&Connections, &str> {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().unwrap_or(443);
+        let found = self.special.iter().find(|(pattern, _)| pattern.matches(host, port));
+        found.map_or(Ok(&self.usual), |(_, special)| special.as_ref().map_err(String::as_str))
+    }
+
+    /// Whether the certificates that are configured for the host of `url` can be used.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check_identity(&self, url: &Url) -> Result<(), RegistryError> {
+        self.connections(url).map(drop).map_err(|reason| RegistryError::Options(reason.to_owned()))
+    }
+
     /// The connections for `url`, to which `host` sent us unless it is its own.
     ///
     /// # Errors
@@ -60,21 +110,23 @@ impl Http {
         host: &Host,
         url: &Url,
     ) -> Result<&reqwest::Client, &'static str> {
+        let connections =
+            self.connections(url).map_err(|_| "the certificates for its host can't be used")?;
         if host.owns(url) {
-            return Ok(&self.own);
+            return Ok(&connections.own);
         }
         if !matches!((url.scheme(), host.is_plain()), ("https", _) | ("http", true)) {
             return Err("it leaves https");
         }
-        self.foreign(url, host.reach())
+        self.sent_from(connections, url, host.reach())
     }
 
-    /// The connections to hosts that the user named.
+    /// The connections to hosts that the user named, registries aside.
     pub(crate) fn own(&self) -> &reqwest::Client {
-        &self.own
+        &self.usual.own
     }
 
-    /// The connections for `url`, to which a host that lies at `reach` sent us.
+    /// The connections for `url`, to which a host, no registry, that lies at `reach` sent us.
     ///
     /// # Errors
     /// Says why `url` is refused: a user name in it, or a place further inside than `reach`.
@@ -83,13 +135,22 @@ impl Http {
         url: &Url,
         reach: Reach,
     ) -> Result<&reqwest::Client, &'static str> {
+        self.sent_from(&self.usual, url, reach)
+    }
+
+    fn sent_from<'a>(
+        &self,
+        connections: &'a Connections,
+        url: &Url,
+        reach: Reach,
+    ) -> Result<&'a reqwest::Client, &'static str> {
         let name = url.host_str().ok_or("it names no host")?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err("it holds a user name");
         }
         let port = url.port_or_known_default().unwrap_or(443);
         if self.trusted.iter().any(|pattern| pattern.matches(name, port)) {
-            return Ok(&self.own);
+            return Ok(&connections.own);
         }
         if let Ok(address) = name.trim_matches(['[', ']']).parse::<IpAddr>()
             && Reach::of(address) > reach
@@ -99,7 +160,7 @@ impl Http {
         if self.proxies.hosts().iter().any(|proxy| proxy == name) {
             return Err("it leads to the proxy itself");
         }
-        Ok(&self.foreign[(reach as usize).min(2)])
+        Ok(&connections.foreign[(reach as usize).min(2)])
     }
 
     /// Remembers from where a registry answers.
@@ -117,10 +178,10 @@ impl Http {
 
 fn build_client(
     options: &ClientOptions,
+    mut tls: rustls::ClientConfig,
     proxies: &ProxyRules,
     guard: Guard,
 ) -> Result<reqwest::Client, RegistryError> {
-    let mut tls = options.tls.clone();
     // One connection a blob moves large blobs faster than many streams on one.
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let rules = proxies.clone();
@@ -177,7 +238,7 @@ pub(crate) fn transport_error(error: &reqwest::Error, url: &Url) -> RegistryErro
         return RegistryError::Redirect { url: "the registry".into(), target: shown(url), reason };
     }
     let (url, reason) = (shown(url), reason(error));
-    if error.is_connect() {
+    if error.is_connect() || wants_certificate(error) {
         return RegistryError::Connect { url, reason, failure: connect_failure(error) };
     }
     RegistryError::Broken { url, reason }
@@ -190,12 +251,33 @@ fn connect_failure(error: &reqwest::Error) -> ConnectFailure {
     }
     match find::<rustls::Error>(error) {
         Some(rustls::Error::InvalidMessage(_)) => return ConnectFailure::NotTls,
+        Some(_) if wants_certificate(error) => return ConnectFailure::ClientCertificate,
         Some(_) => return ConnectFailure::Certificate,
         None => {}
     }
     match find::<std::io::Error>(error).map(std::io::Error::kind) {
         Some(UnexpectedEof | ConnectionReset) => ConnectFailure::HandshakeCut,
         _ => ConnectFailure::Network,
+    }
+}
+
+/// With TLS 1.3 the other side says so only after the handshake.
+fn wants_certificate(error: &reqwest::Error) -> bool {
+    use rustls::AlertDescription::{
+        AccessDenied, BadCertificate, CertificateExpired, CertificateRequired, CertificateUnknown,
+        UnknownCA,
+    };
+    match find::<rustls::Error>(error) {
+        Some(rustls::Error::AlertReceived(alert)) => matches!(
+            alert,
+            AccessDenied
+                | BadCertificate
+                | CertificateExpired
+                | CertificateRequired
+                | CertificateUnknown
+                | UnknownCA
+        ),
+        _ => false,
     }
 }
 

@@ -80,6 +80,8 @@ pub enum ConnectFailure {
     HandshakeCut,
     /// The certificate is not trusted, or is for another name.
     Certificate,
+    /// The other side wants a client certificate, or another one.
+    ClientCertificate,
 }
 
 /// A registry's answer outside 2xx, read to its end.
@@ -190,7 +192,8 @@ impl RegistryError {
     pub(crate) fn retryable(&self) -> bool {
         match self {
             RegistryError::Connect { failure, .. } => {
-                !matches!(failure, ConnectFailure::Certificate | ConnectFailure::NoSuchHost)
+                use ConnectFailure::{Certificate, ClientCertificate, NoSuchHost};
+                !matches!(failure, Certificate | ClientCertificate | NoSuchHost)
             }
             RegistryError::Broken { .. } | RegistryError::TimedOut { .. } => true,
             RegistryError::Refused(refusal) => refusal.retryable(),
@@ -237,7 +240,10 @@ impl RegistryError {
                 return error.hint();
             }
             RegistryError::Connect { failure: ConnectFailure::Certificate, .. } => {
-                "the registry's certificate is not trusted: give its CA (SSL_CERT_FILE)".into()
+                "the registry's certificate is not trusted: give its CA with --registry-certificate HOST=FILE, or to all with --ca-file".into()
+            }
+            RegistryError::Connect { failure: ConnectFailure::ClientCertificate, .. } => {
+                "the registry asks for a client certificate: give it with --registry-client-cert HOST=CERTIFICATE,KEY, or in certs.d".into()
             }
             RegistryError::Connect { failure: ConnectFailure::NotTls, .. } => {
                 "if the registry speaks plain http, name it with --insecure-registry".into()
@@ -334,7 +340,8 @@ fn classify(status: StatusCode, code: Option<&str>, message: &str) -> RefusalKin
     {
         return RefusalKind::TagImmutable;
     }
-    if says(&["quota", "limit exceeded", "limitexceeded", "has reached"]) {
+    if says(&["quota", "limit exceeded", "limitexceeded", "has reached", "maximum allowed number"])
+    {
         return RefusalKind::QuotaExceeded;
     }
     match (code, status.as_u16()) {
@@ -387,6 +394,12 @@ mod tests {
                 403,
                 "DENIED",
                 "The repository has reached its image quota",
+                RefusalKind::QuotaExceeded,
+            ),
+            (
+                403,
+                "DENIED",
+                "already has the maximum allowed number of images",
                 RefusalKind::QuotaExceeded,
             ),
             (429, "TOOMANYREQUESTS", "slow down", RefusalKind::TooManyRequests),

@@ -36,7 +36,7 @@ pub use error::{ConnectFailure, Refusal, RefusalKind, RegistryError};
 pub use fetch::Resolved;
 pub use manifest::{Descriptor, FetchedManifest, ImageIndex, ImageManifest, Manifest};
 pub use names::{NameError, Names};
-pub use options::{ClientOptions, Limits, Proxies};
+pub use options::{ClientOptions, Limits, Proxies, TlsIdentity};
 pub use reference::{PinnedReference, Reference, ReferenceError, Repository};
 pub use select::{SelectError, select_platform};
 pub use upload::{BlobSource, Progress, UploadOutcome};

@@ -12,6 +12,8 @@ use crate::secret::Secret;
 pub struct ClientOptions {
     /// Roots, client certificates and the crypto provider. The protocol list (ALPN) is set by the client.
     pub tls: rustls::ClientConfig,
+    /// Registries that are met with certificates of their own; the first that fits a host counts.
+    pub identities: Vec<TlsIdentity>,
     pub proxies: Proxies,
     /// How the addresses of registries, mirrors and proxies are looked up.
     pub names: Names,
@@ -29,6 +31,7 @@ impl ClientOptions {
     pub fn new(tls: rustls::ClientConfig) -> Self {
         ClientOptions {
             tls,
+            identities: Vec::new(),
             proxies: Proxies::default(),
             names: Names::new(b"", b""),
             insecure_registries: Vec::new(),
@@ -38,6 +41,15 @@ impl ClientOptions {
             limits: Limits::default(),
         }
     }
+}
+
+/// How one registry is met over TLS, instead of with [`ClientOptions::tls`].
+#[derive(Clone, Debug)]
+pub struct TlsIdentity {
+    /// `HOST` (at any port) or `HOST:PORT`.
+    pub host: String,
+    /// Or why its certificates can't be used: an error when the registry is needed, no sooner.
+    pub tls: Result<rustls::ClientConfig, String>,
 }
 
 /// Proxy URLs by the scheme of what is asked for, as HTTP_PROXY, HTTPS_PROXY and NO_PROXY have them. They may hold a

@@ -374,7 +374,7 @@ fn speaks_no_tls(error: &RegistryError, has_port: bool) -> bool {
             // Nobody listens on 443: without a written port, 80 is the other place to look.
             // A proxy for http may know the name.
             ConnectFailure::Network | ConnectFailure::NoSuchHost => !has_port,
-            ConnectFailure::Certificate => false,
+            ConnectFailure::Certificate | ConnectFailure::ClientCertificate => false,
         },
         _ => false,
     }
