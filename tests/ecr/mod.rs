@@ -3,6 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 
+mod hostile;
 mod push;
 mod stack_test;
 mod tokens;
