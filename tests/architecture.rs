@@ -130,6 +130,12 @@ fn there_is_one_tls_provider_and_one_http_stack() {
     assert_eq!(versions.count(), 1);
 }
 
+/// libc's resolver loads what an image's nsswitch.conf names into us: `registry::Names` is the only one.
+#[test]
+fn no_name_is_looked_up_by_libc() {
+    assert_absent("core/src", &["lookup_host", "ToSocketAddrs", "getaddrinfo"], &[]);
+}
+
 #[test]
 fn core_does_not_depend_on_the_shells_crates() {
     let manifest = fs::read_to_string(repository().join("core/Cargo.toml")).unwrap();

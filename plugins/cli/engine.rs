@@ -20,8 +20,8 @@ use bareboat_core::{
     execute::sandbox::Host,
     preview::{self, BaseConfigs, Preview},
     registry::{
-        Client, ClientOptions, Diagnosis, DockerConfigKeychain, Helpers, Keychain, Proxies,
-        RegistryError, reference,
+        Client, ClientOptions, Diagnosis, DockerConfigKeychain, Helpers, Keychain, Names, Proxies,
+        RegistryError, TlsIdentity, reference,
     },
     request::BuildRequest,
     secret::Secret,
@@ -41,6 +41,10 @@ pub struct Services {
 /// What registry clients are made of.
 pub struct Registry {
     pub tls: rustls::ClientConfig,
+    /// Registries with certificates of their own.
+    pub identities: Vec<TlsIdentity>,
+    /// Registry and mirror, in the order in which they are tried.
+    pub mirrors: Vec<(String, String)>,
     pub http_proxy: Option<Secret<String>>,
     pub https_proxy: Option<Secret<String>>,
     pub no_proxy: Option<String>,
@@ -168,7 +172,7 @@ async fn core_services(services: Services) -> Result<CoreServices, Error> {
         cancel,
         program_path,
         boot_id: boot_id(),
-        resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
+        resolv_conf: read("/etc/resolv.conf"),
         host,
     })
 }
@@ -204,7 +208,12 @@ async fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>)
         https: registry.https_proxy,
         no_proxy: registry.no_proxy,
     };
+    options.names = Names::new(&read("/etc/hosts"), &read("/etc/resolv.conf"));
     options.insecure_registries = registry.insecure;
+    options.identities = registry.identities;
+    for (host, mirror) in registry.mirrors {
+        options.mirrors.entry(host).or_default().push(mirror);
+    }
     options.skip_immutable = registry.skip_immutable;
     let config = docker_config(
         registry.docker_config,
@@ -235,6 +244,11 @@ fn docker_config(
     DockerConfigKeychain::new(&path.display().to_string(), bytes.expose(), Some(helpers))
         .map(Some)
         .map_err(|error| Error::from_cause(Class::Usage, error))
+}
+
+/// A file of the system that need not be there.
+fn read(path: &str) -> Vec<u8> {
+    fs::read(path).unwrap_or_default()
 }
 
 /// Names this boot: trees unpacked before the last crash or power cut are not trusted. Without /proc every build counts

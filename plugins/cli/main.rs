@@ -8,6 +8,7 @@ mod doctor;
 mod engine;
 mod flags;
 mod host;
+mod identity;
 mod outputs;
 mod plan;
 mod render;

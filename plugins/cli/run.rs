@@ -14,7 +14,7 @@ use bareboat_core::{
 use crate::{
     engine::{self, BuildResult, Registry, Services},
     flags::{Build, Check, Environment, Plan, RegistryOptions, Task, Transfer},
-    outputs,
+    identity, outputs,
     render::{self, Display},
     signals, trust,
 };
@@ -193,12 +193,15 @@ fn stays_here() -> Warning {
 
 fn registry(options: RegistryOptions, environment: &Environment) -> anyhow::Result<Registry> {
     let path = environment.get("PATH").map(|path| std::env::split_paths(path).collect());
-    let docker_config = match options.docker_config {
-        Some(path) => read_config(&path)?.map(|bytes| (path, Secret::new(bytes))),
+    let docker_config = match &options.docker_config {
+        Some(path) => read_config(path)?.map(|bytes| (path.clone(), Secret::new(bytes))),
         None => None,
     };
+    let roots = trust::roots(&options.ca_files, environment)?;
     Ok(Registry {
-        tls: trust::tls(&options.ca_files, environment)?,
+        identities: identity::identities(&options, &roots)?,
+        tls: trust::tls(roots)?,
+        mirrors: options.mirrors,
         http_proxy: options.proxies.http,
         https_proxy: options.proxies.https,
         no_proxy: options.proxies.no_proxy,

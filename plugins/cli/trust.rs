@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use bareboat_core::{Class, Error};
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
     pki_types::{CertificateDer, pem::PemObject},
 };
 
@@ -21,23 +21,27 @@ const AWS_BUNDLE: &str = "AWS_CA_BUNDLE";
 const ERRORS_MAX: usize = 3;
 
 /// The TLS configuration of registry requests: ring, TLS 1.2 and 1.3, no client certificate.
-///
-/// Errors: class usage for a CA file that cannot be read or has no certificate.
-pub fn tls(ca_files: &[PathBuf], environment: &Environment) -> anyhow::Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("set up TLS")?;
-    Ok(builder.with_root_certificates(roots(ca_files, environment)?).with_no_client_auth())
+pub fn tls(roots: RootCertStore) -> anyhow::Result<ClientConfig> {
+    let builder = builder().context("set up TLS")?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-fn roots(ca_files: &[PathBuf], environment: &Environment) -> Result<RootCertStore, Error> {
+/// The beginning of every TLS configuration.
+pub fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
+}
+
+/// What is trusted: the system's certificates and those of the files.
+///
+/// Errors: class usage for a CA file that cannot be read or has no certificate.
+pub fn roots(ca_files: &[PathBuf], environment: &Environment) -> Result<RootCertStore, Error> {
     let mut roots = system_roots(environment);
     for path in ca_files {
-        add_file(&mut roots, "--ca-file", path)?;
+        add_named(&mut roots, "--ca-file", path)?;
     }
     if let Some(path) = environment.get(AWS_BUNDLE) {
-        add_file(&mut roots, AWS_BUNDLE, Path::new(path))?;
+        add_named(&mut roots, AWS_BUNDLE, Path::new(path))?;
     }
     Ok(roots)
 }
@@ -61,20 +65,30 @@ fn system_roots(environment: &Environment) -> RootCertStore {
     roots
 }
 
-fn add_file(roots: &mut RootCertStore, named_by: &str, path: &Path) -> Result<(), Error> {
-    let wrong = |why: String| {
+fn add_named(roots: &mut RootCertStore, named_by: &str, path: &Path) -> Result<(), Error> {
+    add_file(roots, path).map_err(|why| {
         Error::new(Class::Usage, format!("{named_by} {}: {why}", path.display()))
             .hint("a file of certificates in PEM form (-----BEGIN CERTIFICATE-----)")
-    };
-    let certificates =
-        CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-    let mut any = false;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        any = true;
+    })
+}
+
+/// Adds every certificate of a PEM file.
+///
+/// Errors: why that can't be done, without the file's name.
+pub fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| error.to_string())?;
     }
-    if any { Ok(()) } else { Err(wrong("it has no certificate".to_owned())) }
+    Ok(())
+}
+
+/// The certificates of a PEM file, at least one.
+///
+/// Errors: why they can't be had, without the file's name.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
+    let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    if all.is_empty() { Err("it has no certificate".to_owned()) } else { Ok(all) }
 }
 
 #[cfg(test)]
@@ -114,7 +128,7 @@ tL4ndQavEi51mI38AjEAi/V3bNTIZargCyzuFJ0nN6T5U6VR5CmD1/iQMVtCnwr1
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         let refused = |path: &Path| {
-            let error = add_file(&mut RootCertStore::empty(), AWS_BUNDLE, path).unwrap_err();
+            let error = add_named(&mut RootCertStore::empty(), AWS_BUNDLE, path).unwrap_err();
             assert_eq!(error.class(), Class::Usage);
             assert!(error.title().contains(path.to_str().unwrap()), "{error}");
             assert!(error.title().contains(AWS_BUNDLE), "{error}");

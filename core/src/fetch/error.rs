@@ -92,7 +92,8 @@ impl FetchError {
     pub(super) fn retryable(&self) -> bool {
         match self {
             FetchError::Connect { failure, .. } => {
-                !matches!(failure, ConnectFailure::Certificate | ConnectFailure::NotTls)
+                use ConnectFailure::{Certificate, ClientCertificate, NoSuchHost, NotTls};
+                !matches!(failure, Certificate | ClientCertificate | NotTls | NoSuchHost)
             }
             FetchError::Broken { .. } | FetchError::TimedOut { .. } => true,
             FetchError::Status { status, .. } => {

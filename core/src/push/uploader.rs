@@ -37,6 +37,8 @@ pub struct Uploader {
 
 struct Group {
     repositories: Vec<Repository>,
+    /// One that has the whole image already: what another one lacks can be mounted from it.
+    complete: Option<Repository>,
     permits: Arc<Semaphore>,
     gate: Arc<Gate>,
 }
@@ -80,7 +82,7 @@ fn groups(destinations: &[Reference]) -> BTreeMap<String, Group> {
             }
         }
         let permits = Arc::new(Semaphore::new(BLOBS_AT_ONCE));
-        Group { repositories, permits, gate: Arc::new(Gate::new(destinations)) }
+        Group { repositories, complete: None, permits, gate: Arc::new(Gate::new(destinations)) }
     };
     named.into_iter().map(|(registry, named)| (registry, group(named))).collect()
 }
@@ -149,7 +151,10 @@ impl Uploader {
             digest,
             size,
             source: source.clone(),
-            known_in: known_in.filter(|known| canonical(&known.registry) == registry).cloned(),
+            known_in: known_in
+                .filter(|known| canonical(&known.registry) == registry)
+                .or(group.complete.as_ref())
+                .cloned(),
             progress: self.progress.clone(),
         };
         tasks.running.spawn_on(job.run(), &self.runtime);
@@ -193,7 +198,13 @@ impl Uploader {
         let mut changed = Vec::new();
         for destination in &self.destinations {
             match self.standing(destination, bundle.root.digest).await? {
-                Standing::Same => report.unchanged.push(destination.whole()),
+                Standing::Same => {
+                    report.unchanged.push(destination.whole());
+                    let repository = Repository::from(destination);
+                    if let Some(group) = self.groups.get_mut(&canonical(&repository.registry)) {
+                        group.complete = Some(repository);
+                    }
+                }
                 Standing::Free => changed.push(destination.clone()),
                 Standing::Kept(there) => {
                     let digest = bundle.root.digest;

@@ -125,6 +125,7 @@ impl Shared {
             return Ok(host.clone());
         }
         let host = Arc::new(Host::new(name, &self.options)?);
+        self.http.check_identity(host.base())?;
         hosts.insert(key, host.clone());
         Ok(host)
     }

@@ -73,14 +73,18 @@ pub enum RegistryError {
 /// Why there was no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectFailure {
-    /// No address, nobody listens, no way there.
+    /// Nobody listens, no way there, the address can't be found out.
     Network,
+    /// The name has no address.
+    NoSuchHost,
     /// The other side does not speak TLS.
     NotTls,
     /// The other side hung up during the handshake.
     HandshakeCut,
     /// The certificate is not trusted, or is for another name.
     Certificate,
+    /// The other side wants a client certificate, or another one.
+    ClientCertificate,
 }
 
 /// A registry's answer outside 2xx, read to its end.
@@ -190,7 +194,10 @@ impl RegistryError {
     /// Whether asking again may help.
     pub(crate) fn retryable(&self) -> bool {
         match self {
-            RegistryError::Connect { failure, .. } => *failure != ConnectFailure::Certificate,
+            RegistryError::Connect { failure, .. } => {
+                use ConnectFailure::{Certificate, ClientCertificate, NoSuchHost};
+                !matches!(failure, Certificate | ClientCertificate | NoSuchHost)
+            }
             RegistryError::Broken { .. } | RegistryError::TimedOut { .. } => true,
             RegistryError::Refused(refusal) => refusal.retryable(),
             RegistryError::Token { error, .. } => error.retryable(),
@@ -239,10 +246,16 @@ impl RegistryError {
                 return error.hint();
             }
             RegistryError::Connect { failure: ConnectFailure::Certificate, .. } => {
-                "the registry's certificate is not trusted: give its CA (SSL_CERT_FILE)".into()
+                "the registry's certificate is not trusted: give its CA with --registry-certificate HOST=FILE, or to all with --ca-file".into()
+            }
+            RegistryError::Connect { failure: ConnectFailure::ClientCertificate, .. } => {
+                "the registry asks for a client certificate: give it with --registry-client-cert HOST=CERTIFICATE,KEY, or in certs.d".into()
             }
             RegistryError::Connect { failure: ConnectFailure::NotTls, .. } => {
                 "if the registry speaks plain http, name it with --insecure-registry".into()
+            }
+            RegistryError::Connect { failure: ConnectFailure::NoSuchHost, .. } => {
+                "check the name's spelling, and whether this machine's name servers know it".into()
             }
             RegistryError::UploadClosed { .. } => {
                 "some registries answer so when the repository does not exist, or when the credential may not push to it".into()
@@ -333,7 +346,8 @@ fn classify(status: StatusCode, code: Option<&str>, message: &str) -> RefusalKin
     {
         return RefusalKind::TagImmutable;
     }
-    if says(&["quota", "limit exceeded", "limitexceeded", "has reached"]) {
+    if says(&["quota", "limit exceeded", "limitexceeded", "has reached", "maximum allowed number"])
+    {
         return RefusalKind::QuotaExceeded;
     }
     match (code, status.as_u16()) {
@@ -388,6 +402,12 @@ mod tests {
                 403,
                 "DENIED",
                 "The repository has reached its image quota",
+                RefusalKind::QuotaExceeded,
+            ),
+            (
+                403,
+                "DENIED",
+                "already has the maximum allowed number of images",
                 RefusalKind::QuotaExceeded,
             ),
             (429, "TOOMANYREQUESTS", "slow down", RefusalKind::TooManyRequests),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use url::Url;
 
-use super::{error::RegistryError, hooks::RegistryHooks, pattern::HostPattern};
+use super::{error::RegistryError, hooks::RegistryHooks, names::Names, pattern::HostPattern};
 use crate::secret::Secret;
 
 /// How to reach registries.
@@ -12,7 +12,11 @@ use crate::secret::Secret;
 pub struct ClientOptions {
     /// Roots, client certificates and the crypto provider. The protocol list (ALPN) is set by the client.
     pub tls: rustls::ClientConfig,
+    /// Registries that are met with certificates of their own; the first that fits a host counts.
+    pub identities: Vec<TlsIdentity>,
     pub proxies: Proxies,
+    /// How the addresses of registries, mirrors and proxies are looked up.
+    pub names: Names,
     /// `host`, `host:port` or networks in CIDR form that may speak plain http. Loopback names always may.
     pub insecure_registries: Vec<String>,
     /// For pulls: registry name -> mirrors as `host[:port][/prefix]`, tried in order before the registry itself.
@@ -31,7 +35,9 @@ impl ClientOptions {
     pub fn new(tls: rustls::ClientConfig) -> Self {
         ClientOptions {
             tls,
+            identities: Vec::new(),
             proxies: Proxies::default(),
+            names: Names::new(b"", b""),
             insecure_registries: Vec::new(),
             mirrors: BTreeMap::new(),
             trusted_redirect_hosts: Vec::new(),
@@ -41,6 +47,15 @@ impl ClientOptions {
             skip_immutable: false,
         }
     }
+}
+
+/// How one registry is met over TLS, instead of with [`ClientOptions::tls`].
+#[derive(Clone, Debug)]
+pub struct TlsIdentity {
+    /// `HOST` (at any port) or `HOST:PORT`.
+    pub host: String,
+    /// Or why its certificates can't be used: an error when the registry is needed, no sooner.
+    pub tls: Result<rustls::ClientConfig, String>,
 }
 
 /// Proxy URLs by the scheme of what is asked for, as HTTP_PROXY, HTTPS_PROXY and NO_PROXY have them. They may hold a

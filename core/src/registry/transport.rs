@@ -373,8 +373,9 @@ fn speaks_no_tls(error: &RegistryError, has_port: bool) -> bool {
         RegistryError::Connect { failure, .. } => match failure {
             ConnectFailure::NotTls | ConnectFailure::HandshakeCut => true,
             // Nobody listens on 443: without a written port, 80 is the other place to look.
-            ConnectFailure::Network => !has_port,
-            ConnectFailure::Certificate => false,
+            // A proxy for http may know the name.
+            ConnectFailure::Network | ConnectFailure::NoSuchHost => !has_port,
+            ConnectFailure::Certificate | ConnectFailure::ClientCertificate => false,
         },
         _ => false,
     }

@@ -531,6 +531,44 @@ pub const FLAGS: &[Flag] = &[
         ..ROW
     },
     Flag {
+        name: "registry-mirror",
+        value: "[HOST=]MIRROR[/PREFIX]",
+        repeatable: true,
+        commands: READS,
+        group: Group::Registry,
+        help: "Pull what HOST (docker.io where it is not given) serves from this mirror first; several are tried in order, then HOST",
+        ..ROW
+    },
+    Flag {
+        name: "registry-certificate",
+        value: "HOST=PATH",
+        kind: Kind::Pair,
+        repeatable: true,
+        commands: READS,
+        group: Group::Registry,
+        help: "Certificates (PEM) to trust for this registry besides the others; certs.d of Docker and of containers is read too",
+        ..ROW
+    },
+    Flag {
+        name: "registry-client-cert",
+        value: "HOST=CERT,KEY",
+        kind: Kind::Pair,
+        repeatable: true,
+        commands: READS,
+        group: Group::Registry,
+        help: "The client certificate and its key (PEM files) for this registry",
+        ..ROW
+    },
+    Flag {
+        name: "skip-tls-verify-registry",
+        value: "HOST[:PORT]",
+        repeatable: true,
+        commands: READS,
+        group: Group::Registry,
+        help: "Take whatever certificate this registry shows: anybody on the way can then read and change what is sent",
+        ..ROW
+    },
+    Flag {
         name: "ca-file",
         value: "PATH",
         kind: Kind::Path,

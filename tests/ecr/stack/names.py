@@ -40,7 +40,7 @@ OTHERS = {
     ],
     MIRROR: ["mirror.example"],
     CLIENT_CERTIFICATE: ["client-certificate.example"],
-    UNTRUSTED: ["untrusted.example"],
+    UNTRUSTED: ["untrusted.example", "folder.example"],
     # Nobody listens there.
     DEAD: ["dead.example"],
 }

@@ -206,6 +206,11 @@ impl Keychain for DockerConfigKeychain {
             })
         })
     }
+
+    /// A helper may know a new one; what is written in the file stays as it is.
+    fn refused<'a>(&'a self, _: &'a str, credential: &'a Credential) -> BoxFuture<'a, bool> {
+        Box::pin(async { credential.source != self.name })
+    }
 }
 
 #[cfg(test)]

@@ -142,11 +142,13 @@ impl HostAuth {
         }
     }
 
-    /// Forgets what `ticket` was made of, unless that was done already.
-    fn drop_ticket(&self, ticket: &Ticket) {
+    /// Forgets `ticket`. Returns whether it was still in use.
+    fn drop_ticket(&self, ticket: &Ticket) -> bool {
         let mut state = self.state();
+        let before = state.tokens.len() + state.basic.len();
         state.tokens.retain(|token| token.ticket.id != ticket.id);
         state.basic.retain(|_, basic| basic.id != ticket.id);
+        before != state.tokens.len() + state.basic.len()
     }
 }
 
@@ -310,35 +312,32 @@ impl Shared {
         ticket: &Ticket,
         access: &Access,
     ) -> Result<bool, RegistryError> {
-        host.auth.drop_ticket(ticket);
+        // Held to the end: who was refused with the same ticket waits, and then has another one already.
+        let _one = host.auth.refresh.lock().await;
+        let was_used = host.auth.drop_ticket(ticket);
         let bearer = matches!(host.auth.state().challenge, Some(Known::Bearer { .. }));
         let known = host.auth.state().credentials.get(&access.repository).cloned();
-        // Another request has given the credential up and is about to get a new one.
-        let Some(known) = known else { return Ok(true) };
-        match known {
+        Ok(match known {
+            // It was given up together with another repository's.
+            None => true,
             // A fresh token may do; without tokens there is nothing else to try.
-            None => Ok(bearer),
-            Some(credential) if bearer && !is_fixed(&credential) => Ok(true),
-            Some(credential) => Ok(self.replace_credential(host, &credential, access).await),
-        }
+            Some(None) => bearer,
+            Some(Some(credential)) if is_fixed(&credential) => {
+                self.replace_credential(host, &credential).await
+            }
+            Some(Some(_)) if bearer || !was_used => true,
+            Some(Some(credential)) => self.replace_credential(host, &credential).await,
+        })
     }
 
-    /// Asks the keychain for another credential than `refused`.
-    async fn replace_credential(&self, host: &Host, refused: &Credential, access: &Access) -> bool {
-        let _one = host.auth.refresh.lock().await;
-        let still_used = {
-            let state = host.auth.state();
-            // A ticket that is there now is another one: the credential was renewed, maybe to the same words.
-            !state.basic.contains_key(&access.repository)
-                && state.credentials.values().any(|known| known.as_ref() == Some(refused))
-        };
-        if !still_used {
-            return true;
-        }
+    /// Asks the keychain whether there is another credential than `refused`.
+    async fn replace_credential(&self, host: &Host, refused: &Credential) -> bool {
         if !self.keychain.refused(&host.name, refused).await {
             return false;
         }
-        host.auth.state().credentials.retain(|_, known| known.as_ref() != Some(refused));
+        let mut state = host.auth.state();
+        state.credentials.retain(|_, known| known.as_ref() != Some(refused));
+        state.basic.clear();
         true
     }
 }

@@ -40,6 +40,16 @@ pub enum Progress {
 pub struct RegistryOptions {
     /// `HOST` or `HOST:PORT`, lower case.
     pub insecure: Vec<String>,
+    /// Registry and mirror, in the order in which they are tried.
+    pub mirrors: Vec<(String, String)>,
+    /// Registry and a PEM file of certificates to trust for it.
+    pub certificates: Vec<(String, PathBuf)>,
+    /// Registry, certificate and key.
+    pub client_certificates: Vec<(String, PathBuf, PathBuf)>,
+    /// Registries whose certificates are not verified.
+    pub unverified: Vec<String>,
+    /// Folders with one folder for each registry's certificates, whether or not they exist; the first counts.
+    pub certificate_folders: Vec<PathBuf>,
     /// PEM files whose certificates are trusted besides the system's.
     pub ca_files: Vec<PathBuf>,
     /// Docker's config.json, whether or not it exists.
@@ -366,12 +376,13 @@ fn no_cache(raw: &mut RawRequest) -> Result<NoCache, Error> {
 }
 
 fn registry(raw: &mut RawRequest, environment: &Environment) -> Result<RegistryOptions, Error> {
-    let insecure = raw.take_texts("insecure-registry")?;
     Ok(RegistryOptions {
-        insecure: insecure
-            .iter()
-            .map(|host| values::registry_host(host))
-            .collect::<Result<_, _>>()?,
+        insecure: each(raw, "insecure-registry", values::registry_or_network)?,
+        mirrors: each(raw, "registry-mirror", values::mirror)?,
+        certificates: each(raw, "registry-certificate", values::registry_file)?,
+        client_certificates: each(raw, "registry-client-cert", values::registry_files)?,
+        unverified: each(raw, "skip-tls-verify-registry", values::registry_host)?,
+        certificate_folders: surroundings::certificate_folders(environment),
         ca_files: raw.take_all("ca-file").into_iter().map(PathBuf::from).collect(),
         docker_config: surroundings::docker_config(environment),
         proxies: surroundings::proxies(environment),
@@ -379,6 +390,15 @@ fn registry(raw: &mut RawRequest, environment: &Environment) -> Result<RegistryO
         #[cfg(feature = "aws")]
         aws: aws::options(raw, environment)?,
     })
+}
+
+/// Every value of a flag, converted.
+fn each<T>(
+    raw: &mut RawRequest,
+    flag: &str,
+    convert: fn(&str, &str) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    raw.take_texts(flag)?.iter().map(|value| convert(flag, value)).collect()
 }
 
 fn file_to_write(flag: &str, raw: &mut RawRequest) -> Result<Option<PathBuf>, Error> {

@@ -86,6 +86,13 @@ pub fn docker_config(environment: &Environment) -> Option<PathBuf> {
     folder.map(|folder| folder.join("config.json"))
 }
 
+/// Where Docker and the containers tools keep the certificates of single registries (`certs.d`).
+pub fn certificate_folders(environment: &Environment) -> Vec<PathBuf> {
+    let home = environment.home().map(|home| home.join(".config/containers/certs.d"));
+    let system = ["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
+    home.into_iter().chain(system).collect()
+}
+
 /// The proxies of registry requests.
 pub fn proxies(environment: &Environment) -> Proxies {
     let either = |name: &str| {

@@ -46,11 +46,12 @@ fn sample(name: &str) -> &'static str {
         "ssh" => "a=/dev/null",
         "no-cache-filter" | "file" | "target" | "tag" | "metadata-file" | "iidfile" | "ca-file"
         | "state-dir" => "x",
-        "insecure-registry" => "h:1",
         "create-repository" => "mutability=immutable",
         "aws-role-arn" => ROLE,
         "aws-registry-role" => "h=arn:aws:iam::123456789012:role/x",
         "ecr-registry" => "h=us-east-1",
+        "insecure-registry" | "skip-tls-verify-registry" => "h:1",
+        "registry-client-cert" => "h=c,k",
         _ => "a=b",
     }
 }
@@ -165,7 +166,9 @@ fn everything_lands_in_its_field() {
     let line = "build -f D -t a -t b --target s --build-arg FROM_ENV --build-arg K=V --label l=1 --annotation n=2 \
                 --no-cache-filter s,t --platform linux/arm64 --pull --push -o type=oci,dest=- --network none \
                 --add-host h=::1 --ulimit core=1 --ulimit core=2 --shm-size 1k --secret id=FROM_ENV \
-                --sandbox overlay --insecure-registry r:5 --state-dir /s --jobs 9 --ca-file c /";
+                --sandbox overlay --insecure-registry r:5 --state-dir /s --jobs 9 --ca-file c \
+                --registry-mirror m.test/p/ --registry-mirror R:5=http://m:6 --registry-certificate R=c.pem \
+                --registry-client-cert r=c,k --skip-tls-verify-registry R:7 /";
     let build = build_of(&line.split_whitespace().collect::<Vec<_>>());
     let request = build.request;
     assert_eq!(request.dockerfile, Some("D".into()));
@@ -188,6 +191,12 @@ fn everything_lands_in_its_field() {
     assert_eq!((request.state_directory, request.jobs), ("/s".into(), 9));
     assert_eq!(build.registry.insecure, ["r:5"]);
     assert_eq!(build.registry.ca_files, [PathBuf::from("c")]);
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(build.registry.mirrors, [pair("docker.io", "m.test/p"), pair("r:5", "http://m:6")]);
+    assert_eq!(build.registry.certificates, [("r".to_owned(), PathBuf::from("c.pem"))]);
+    let client = ("r".to_owned(), PathBuf::from("c"), PathBuf::from("k"));
+    assert_eq!(build.registry.client_certificates, [client]);
+    assert_eq!(build.registry.unverified, ["r:7"]);
     assert!(build.stdout_taken);
 }
 
@@ -197,6 +206,12 @@ fn faults_have_the_exit_code_of_their_class() {
         (&["build", "--no-cache", "--no-cache-filter", "a", "/"][..], 2),
         (&["build", "--push", "/"], 2),
         (&["build", "--jobs", "0", "/"], 2),
+        (&["build", "--registry-mirror", "a=b/../c", "/"], 2),
+        (&["build", "--registry-mirror", "a=", "/"], 2),
+        (&["build", "--registry-mirror", "a=b/C", "/"], 2),
+        (&["build", "--registry-certificate", "a", "/"], 2),
+        (&["build", "--registry-client-cert", "a=b", "/"], 2),
+        (&["build", "--skip-tls-verify-registry", "https://a", "/"], 2),
         (&["build", "--progress", "tty", "/"], 2),
         (&["build", "/nonexistent"], 3),
     ] {

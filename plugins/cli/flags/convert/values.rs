@@ -185,15 +185,57 @@ pub fn jobs(text: &str) -> Result<usize, Error> {
     jobs.ok_or_else(|| usage(format!("--jobs: {text:?} is not a number from 1 to 256")))
 }
 
-/// `--insecure-registry`: `HOST`, `HOST:PORT` or a network in CIDR form.
-pub fn registry_host(text: &str) -> Result<String, Error> {
+/// A registry as images name it: `HOST` or `HOST:PORT`.
+pub fn registry_host(flag: &str, text: &str) -> Result<String, Error> {
     let is_host =
         !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c));
-    if is_host || is_network(text) {
+    if is_host {
         return Ok(text.to_ascii_lowercase());
     }
-    Err(usage(format!("--insecure-registry: {text:?} is neither HOST, HOST:PORT nor a network"))
+    Err(usage(format!("--{flag}: {text:?} is not a registry"))
         .hint("name the registry as images do, such as registry.test:5000, with no scheme or path"))
+}
+
+/// `--insecure-registry`: `HOST`, `HOST:PORT` or a network in CIDR form.
+pub fn registry_or_network(flag: &str, text: &str) -> Result<String, Error> {
+    if is_network(text) { Ok(text.to_owned()) } else { registry_host(flag, text) }
+}
+
+/// `--registry-certificate`: `HOST=PATH`.
+pub fn registry_file(flag: &str, text: &str) -> Result<(String, PathBuf), Error> {
+    match text.split_once('=') {
+        Some((host, path)) if !path.is_empty() => Ok((registry_host(flag, host)?, path.into())),
+        _ => Err(usage(format!("--{flag}: {text:?} is not HOST=PATH"))),
+    }
+}
+
+/// `--registry-client-cert`: `HOST=CERT,KEY`.
+pub fn registry_files(flag: &str, text: &str) -> Result<(String, PathBuf, PathBuf), Error> {
+    let parts = text.split_once('=').and_then(|(host, files)| Some((host, files.split_once(',')?)));
+    match parts {
+        Some((host, (certificate, key))) if !certificate.is_empty() && !key.is_empty() => {
+            Ok((registry_host(flag, host)?, certificate.into(), key.into()))
+        }
+        _ => Err(usage(format!("--{flag}: {text:?} is not HOST=CERT,KEY"))),
+    }
+}
+
+/// `--registry-mirror`: `[HOST=]MIRROR[/PREFIX]`; the mirror may say `http://`.
+pub fn mirror(flag: &str, text: &str) -> Result<(String, String), Error> {
+    let (host, mirror) = text.split_once('=').unwrap_or(("docker.io", text));
+    let plain = mirror.strip_prefix("http://").or_else(|| mirror.strip_prefix("https://"));
+    let (name, prefix) = plain.unwrap_or(mirror).split_once('/').unwrap_or_default();
+    let name = if name.is_empty() { plain.unwrap_or(mirror) } else { name };
+    let is_prefix = prefix
+        .trim_end_matches('/')
+        .chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c));
+    if !is_prefix || prefix.contains("//") || prefix.contains("..") {
+        return Err(usage(format!("--{flag}: {prefix:?} is not the beginning of repositories"))
+            .hint("a mirror is HOST[:PORT][/PREFIX]"));
+    }
+    registry_host(flag, name)?;
+    Ok((registry_host(flag, host)?, mirror.trim_end_matches('/').to_owned()))
 }
 
 fn is_network(text: &str) -> bool {
@@ -317,13 +359,16 @@ mod tests {
         assert_eq!(stages(owned(&["a,b", " c ", ""])), ["a", "b", "c"]);
         assert_eq!(jobs("2").unwrap(), 2);
         assert!(["0", "257", "-1", "two"].iter().all(|bad| jobs(bad).is_err()));
-        assert_eq!(registry_host("Registry.test:5000").unwrap(), "registry.test:5000");
-        assert_eq!(registry_host("[::1]:5000").unwrap(), "[::1]:5000");
-        assert_eq!(registry_host("10.0.0.0/8").unwrap(), "10.0.0.0/8");
+        assert_eq!(
+            registry_or_network("insecure-registry", "Registry.test:5000").unwrap(),
+            "registry.test:5000"
+        );
+        assert_eq!(registry_or_network("insecure-registry", "[::1]:5000").unwrap(), "[::1]:5000");
+        assert_eq!(registry_or_network("insecure-registry", "10.0.0.0/8").unwrap(), "10.0.0.0/8");
         assert!(
             ["http://a", "a/b", "", "a@b", "10.0.0.0/33", "::1/200"]
                 .iter()
-                .all(|bad| registry_host(bad).is_err())
+                .all(|bad| registry_or_network("insecure-registry", bad).is_err())
         );
     }
 }
