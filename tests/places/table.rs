@@ -16,7 +16,7 @@ pub enum Rung {
 }
 
 /// The rungs that there are. A place whose rung is not among them is expected to give nothing.
-const LADDER: [Rung; 1] = [Rung::Overlay];
+const LADDER: [Rung; 3] = [Rung::Overlay, Rung::OverlayInUserNamespace, Rung::Swap];
 
 impl Rung {
     /// What is expected where a place allows this one.
