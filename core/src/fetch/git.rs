@@ -19,7 +19,9 @@ use super::{
     http::{HttpClient, refusal},
     origin::{Origin, basic, header_value, trimmed},
 };
-use crate::{registry::shown, request::SshSource, secret::Secret, tree::Timestamp};
+use crate::{
+    registry::shown, request::SshSource, secret::Secret, sys::private_root, tree::Timestamp,
+};
 
 /// What git needs of its surroundings.
 #[derive(Clone, Debug, Default)]
@@ -192,7 +194,11 @@ impl Git {
         if remote.scheme == GitScheme::Ssh && self.options.ssh.is_none() {
             return Err(FetchError::NoSsh { repository: remote.url.clone() });
         }
-        let mut runner = Runner::new(&self.options, &remote.url)?;
+        let mut runner = {
+            // Not while an image is at `/`: its git would be found.
+            let _between_swaps = private_root::programs().await;
+            Runner::new(&self.options, &remote.url)?
+        };
         runner.set_network(self.http.proxies(), self.http.limits());
         if !matches!(remote.scheme, GitScheme::Http | GitScheme::Https) {
             return Ok(Connection { runner, remote: remote.url.clone() });

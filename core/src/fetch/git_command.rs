@@ -4,13 +4,16 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    fs::FileType,
+    process::{Pid, Signal, kill_process_group},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
@@ -23,6 +26,7 @@ use super::{
 use crate::{
     registry::{Limits, Proxies, printable},
     secret::Secret,
+    sys::private_root,
 };
 
 /// For one command; the largest repositories take minutes.
@@ -170,13 +174,14 @@ impl Runner {
 
     fn command(&self, directory: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.env_clear().current_dir(directory);
+        private_root::command_at_real_root(command.as_std_mut(), directory);
+        command.env_clear();
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         for (name, value) in &self.settings {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         command.args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: it ends with its helpers, and a terminal's interrupt goes to us alone.
         command.process_group(0).kill_on_drop(true);
         command
@@ -189,6 +194,9 @@ impl Runner {
     ) -> Result<String, FetchError> {
         let repository = || self.repository.clone();
         let start = |source| FetchError::GitStart { repository: repository(), source };
+        // Not while an image is at `/`: its programs and libraries would be used.
+        let _between_swaps = private_root::programs().await;
+        command.stdin(private_root::null().map_err(start)?);
         let mut group = Group(command.spawn().map_err(start)?);
         let (stdout, stderr) = (group.0.stdout.take(), group.0.stderr.take());
         let whole = async { tokio::try_join!(keep(stdout), keep(stderr), group.0.wait()) };
@@ -249,8 +257,9 @@ fn message(stderr: &[u8]) -> String {
 fn find_program(path: &OsStr, name: &str) -> Option<PathBuf> {
     std::env::split_paths(path).filter(|directory| directory.is_absolute()).find_map(|directory| {
         let program = directory.join(name);
-        let found = program.metadata().ok()?;
-        (found.is_file() && found.permissions().mode() & 0o111 != 0).then_some(program)
+        let mode = private_root::mode_at_real_root(&program).ok()?;
+        let is_file = FileType::from_raw_mode(mode) == FileType::RegularFile;
+        (is_file && mode & 0o111 != 0).then_some(program)
     })
 }
 

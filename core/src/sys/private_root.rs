@@ -12,7 +12,7 @@ use std::{
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -42,6 +42,7 @@ struct Held {
     /// /proc/self and /proc/self/fd.
     process: OwnedFd,
     descriptors: OwnedFd,
+    null: OwnedFd,
 }
 
 /// Why the root can't be changed.
@@ -71,10 +72,13 @@ pub fn enter(directory: &Path) -> Result<(), PrivateRootError> {
         return Err(PrivateRootError::NotEmpty { directory: directory.to_owned() });
     }
     let held = held().map_err(failed("open /proc/self/fd"))?;
-    change(&private).map_err(|error| match error {
-        Errno::PERM => PrivateRootError::NoCapability,
-        error => failed("chroot")(error),
-    })?;
+    if let Err(error) = change(&private) {
+        fchdir(&held.working_directory).map_err(failed("chdir"))?;
+        return Err(match error {
+            Errno::PERM => PrivateRootError::NoCapability,
+            error => failed("chroot")(error),
+        });
+    }
     fchdir(&held.descriptors).map_err(failed("chdir /proc/self/fd"))?;
     ENTERED.store(true, Ordering::SeqCst);
     Ok(())
@@ -109,6 +113,7 @@ fn held() -> rustix::io::Result<&'static Held> {
         working_directory: open_directory_handle(Path::new("."))?,
         process: open_directory_handle(Path::new("/proc/self"))?,
         descriptors: open_directory_handle(Path::new("/proc/self/fd"))?,
+        null: open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
     };
     Ok(HELD.get_or_init(|| held))
 }
@@ -137,6 +142,14 @@ pub fn command_at_real_root(command: &mut Command, working_directory: &Path) {
     // SAFETY: between fork and exec only three system calls are made; chdir copies a short path to the stack, and a
     // long one by malloc, which the C library keeps usable in a forked child.
     unsafe { command.pre_exec(hook) };
+}
+
+/// The null device for a program, in place of `Stdio::null`, which opens it by its path.
+pub fn null() -> io::Result<Stdio> {
+    match HELD.get().filter(|_| is_entered()) {
+        Some(held) => Ok(Stdio::from(held.null.try_clone()?)),
+        None => Ok(Stdio::null()),
+    }
 }
 
 /// Opens a path at the real root for reading, as it was before [`enter`]. Only between two swaps.

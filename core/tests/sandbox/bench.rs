@@ -12,7 +12,7 @@ pub use std::{
 
 use bareboat_core::event::OutputStream;
 pub use bareboat_core::execute::sandbox::{
-    MountSource, SandboxError, StepExit, StepMount, StepReport, StepSpec, run,
+    MountSource, OverlayRoot, SandboxError, StepExit, StepMount, StepReport, StepSpec, run,
 };
 pub use tempfile::TempDir;
 
@@ -70,8 +70,12 @@ pub fn step_on(lowers: &[&Path], script: &str) -> Step {
         fs::create_dir(&path).unwrap();
         path
     };
-    let mut spec = StepSpec::new(below("upper"), below("work"), below("scratch"));
-    spec.lowers = lowers.iter().map(|path| path.to_path_buf()).collect();
+    let mut spec = StepSpec::new(OverlayRoot {
+        lowers: lowers.iter().map(|path| path.to_path_buf()).collect(),
+        upper: below("upper"),
+        work: below("work"),
+        scratch: below("scratch"),
+    });
     spec.arguments = ["/bin/sh", "-c", script].map(Into::into).to_vec();
     spec.environment = vec!["PATH=/bin".into()];
     spec.resolv_conf = b"nameserver 192.0.2.1\n".to_vec();

@@ -35,7 +35,7 @@ pub fn mounts(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");
@@ -69,7 +69,7 @@ pub fn a_daemon_that_holds_the_output_does_not_hang() {
 }
 
 /// Waits until the stubborn processes with this mark run.
-async fn ready(mark: &str) {
+pub async fn ready(mark: &str) {
     while processes(mark).len() < 3 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -103,8 +103,12 @@ pub fn builder_to_kill(directory: &Path, mark: &str) -> ExitCode {
         fs::create_dir(&path).unwrap();
         path
     };
-    let mut spec = StepSpec::new(below("upper"), below("work"), below("scratch"));
-    spec.lowers = vec![directory.join("base")];
+    let mut spec = StepSpec::new(OverlayRoot {
+        lowers: vec![directory.join("base")],
+        upper: below("upper"),
+        work: below("work"),
+        scratch: below("scratch"),
+    });
     spec.arguments = vec!["/bin/sh".into(), "-c".into(), STUBBORN.replace("MARK", mark).into()];
     spec.environment = vec!["PATH=/bin".into()];
     let result = block_on(run(spec, |_, _| {}, std::future::pending()));
@@ -151,7 +155,7 @@ pub fn a_killed_helper_takes_the_step_along() {
     eventually("mounts left", || mounts(step.directory.path()).is_empty());
 }
 
-fn is_child_of(pid: &str, parent: u32) -> bool {
+pub fn is_child_of(pid: &str, parent: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     after_name.split_whitespace().nth(1) == Some(&parent.to_string())

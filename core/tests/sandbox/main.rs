@@ -2,12 +2,14 @@
 //! program once more.
 
 mod bench;
+mod container;
 mod ending;
 mod mounts;
 mod namespace;
 mod process;
 mod refusals;
 mod surroundings;
+mod swap;
 mod traces;
 
 use std::{path::Path, process::ExitCode};
@@ -15,7 +17,8 @@ use std::{path::Path, process::ExitCode};
 use bareboat_core::execute::sandbox::helper_main;
 
 use self::{
-    ending::*, mounts::*, namespace::*, process::*, refusals::*, surroundings::*, traces::*,
+    ending::*, mounts::*, namespace::*, process::*, refusals::*, surroundings::*, swap::*,
+    traces::*,
 };
 
 fn main() -> ExitCode {
@@ -23,6 +26,21 @@ fn main() -> ExitCode {
     // As a builder with secrets does.
     bareboat_core::sys::process::set_nondumpable().unwrap();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["swap-builder-to-kill", mark, cache] => return swap_builder_to_kill(mark, cache),
+        ["print-user"] => {
+            let (real, effective) = (rustix::process::getuid(), rustix::process::geteuid());
+            println!("{} {}", real.as_raw(), effective.as_raw());
+            return ExitCode::SUCCESS;
+        }
+        ["print-directory"] => {
+            let directory = std::env::current_dir().unwrap();
+            println!("{} {}", directory.display(), Path::new("/job-made").exists());
+            return ExitCode::SUCCESS;
+        }
+        ["in-container", ..] => return container::enter(&arguments[1..], CASES),
+        _ => {}
+    }
     if let [mode, directory, mark] = arguments.as_slice()
         && mode == "builder-to-kill"
     {
@@ -45,7 +63,9 @@ fn main() -> ExitCode {
 
 fn run_cases(arguments: &[String]) -> ExitCode {
     let filters: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let chosen = CASES.iter().filter(|(name, _)| {
+    // The other rung has no use for a user namespace.
+    let here = |name: &str| !(is_in_a_namespace() && name.starts_with("swap_"));
+    let chosen = CASES.iter().filter(|(name, _)| here(name)).filter(|(name, _)| {
         filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
     });
     let (mut passed, mut failed) = (0, 0);
@@ -106,4 +126,23 @@ cases![
     a_probe_of_everything_leaves_nothing,
     layers_are_whole_in_a_user_namespace,
     processes_can_be_shared,
+    swap_runs_a_step_and_gives_the_root_back,
+    swap_exits_outputs_and_surroundings,
+    swap_refuses_what_it_can_not,
+    swap_ends_what_is_left_running,
+    swap_cancel_gives_the_root_back,
+    swap_survives_a_killed_builder,
+    swap_survives_a_killed_keeper,
+    swap_repairs_what_a_killed_pair_left,
+    swap_survives_a_keeper_killed_at_any_time,
+    swap_hides_the_builder,
+    swap_hides_the_builder_without_setpcap,
+    swap_lets_set_uid_programs_gain,
+    swap_mounts_of_every_kind,
+    swap_mounts_in_mounts,
+    swap_outlives_a_step_that_removes_everything,
+    swap_keeps_volumes_apart,
+    swap_adds_hosts_for_the_step_only,
+    swap_works_from_a_private_root,
+    swap_private_root_says_what_it_lacks,
 ];

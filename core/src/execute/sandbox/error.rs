@@ -5,7 +5,10 @@ use std::{fmt, io, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::swap::SwapError;
-use crate::error::{Class, Error};
+use crate::{
+    error::{Class, Error},
+    sys::private_root::PrivateRootError,
+};
 
 /// An error number that is shown with its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +144,18 @@ impl From<SandboxError> for Error {
         let (class, hint) = (error.class(), error.hint());
         let error = Error::from_cause(class, error);
         error.maybe_hint(hint)
+    }
+}
+
+impl From<PrivateRootError> for Error {
+    fn from(error: PrivateRootError) -> Self {
+        let hint = match error {
+            PrivateRootError::NoCapability => {
+                "give the container CAP_SYS_CHROOT, which is in Docker's and Kubernetes' default set"
+            }
+            _ => "start the job in a fresh container",
+        };
+        Error::from_cause(Class::Host, error).hint(hint)
     }
 }
 

@@ -1,6 +1,13 @@
 //! Docker's credential helpers: `docker-credential-<name> get`, the host on stdin, JSON on stdout.
 
-use std::{ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::fs::FileType;
 
 use serde::Deserialize;
 use tokio::{
@@ -9,7 +16,7 @@ use tokio::{
 };
 
 use super::keychain::CredentialKind;
-use crate::{registry::error::printable, secret::Secret};
+use crate::{registry::error::printable, secret::Secret, sys::private_root};
 
 /// Far above any answer of a helper.
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
@@ -35,6 +42,8 @@ impl Helpers {
         name: &str,
         server: &str,
     ) -> Result<Option<CredentialKind>, String> {
+        // Not while an image is at `/`: its programs could be found.
+        let _between_swaps = private_root::programs().await;
         let program = self.find(name)?;
         let (success, output) = self.run(&program, server).await?;
         if !success {
@@ -59,20 +68,22 @@ impl Helpers {
         let absolute = self.path.iter().filter(|directory| directory.is_absolute());
         let mut candidates = absolute.map(|directory| directory.join(&program));
         candidates
-            .find(|candidate| candidate.is_file())
+            .find(|candidate| is_file(candidate))
             .ok_or_else(|| format!("the program {program} is not installed"))
     }
 
     async fn run(&self, program: &PathBuf, server: &str) -> Result<(bool, Vec<u8>), String> {
         let failed = |error: std::io::Error| format!("{}: {error}", program.display());
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        private_root::command_at_real_root(command.as_std_mut(), Path::new("/"));
+        let mut child = command
             .arg("get")
             .env_clear()
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Helpers write secrets there when they debug.
-            .stderr(Stdio::null())
+            .stderr(private_root::null().map_err(failed)?)
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -88,6 +99,11 @@ impl Helpers {
         end(&mut child).await;
         Err(result)
     }
+}
+
+fn is_file(path: &Path) -> bool {
+    let mode = private_root::mode_at_real_root(path);
+    mode.is_ok_and(|mode| FileType::from_raw_mode(mode) == FileType::RegularFile)
 }
 
 async fn talk(child: &mut Child, server: &str) -> std::io::Result<(bool, Vec<u8>)> {

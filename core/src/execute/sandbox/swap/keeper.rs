@@ -13,6 +13,7 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags, open},
+    io::Errno,
     process::{Pid, getpid},
     time::{ClockId, Timespec, clock_gettime},
 };
@@ -31,7 +32,7 @@ use crate::{
         reap::{PATIENCE, Reaper},
         spec::{StepNetwork, StepSpec, SwapRoot},
         step::{Protection, StepPlace},
-        stubs::open_directories,
+        stubs::{Stubs, open_directories},
         wire::{self, Answer, RepairRequest},
     },
     sys::{
@@ -61,6 +62,7 @@ pub(in super::super) fn run_at_root(
         Places { root: &keeper.root, side_path: &root.side, side: &keeper.side, tree: &root.tree };
     let etc =
         Etc { added_hosts: &root.added_hosts, hosts: &spec.hosts, resolv_conf: &spec.resolv_conf };
+    keeper.make_mount_points(&root.tree)?;
     let placed = Placed::put(&places, &spec.mounts, &etc)?;
     let step = Step { keeper: &keeper, root, spec, control, reaper: &reaper };
     let swapped = step.run();
@@ -110,6 +112,16 @@ impl Keeper {
         let place = Place::of_root(root.try_clone().named("dup", "/")?, name.as_bytes())?;
         let exchange = Exchange::lock(place, || wait_or_end(control))?;
         Ok(Keeper { root, side, side_path: side_path.to_owned(), exchange })
+    }
+
+    /// The three directories that every step has; they stay in the tree, as BuildKit leaves them behind.
+    fn make_mount_points(&self, tree: &Path) -> Result<(), SandboxError> {
+        let directory = open_directories(&self.side, tree).named("open", tree)?;
+        let mut stubs = Stubs::new(directory.ok_or(Errno::NOENT).named("open", tree)?)?;
+        for name in ["proc", "sys", "dev"] {
+            stubs.plain_directory(name)?;
+        }
+        Ok(())
     }
 
     /// Whether there was anything to repair.
@@ -162,7 +174,7 @@ impl Step<'_> {
         let options = Options::new(self.working_directory()?);
         let delayered = exchange.delayer(&stage, &options, self.root.delayer_bytes_max)?;
         let plan = exchange.plan(&stage, &options)?;
-        let volumes = Volumes::observe(&self.keeper.root, plan.staying());
+        let volumes = Volumes::observe(&self.keeper.root, self.volumes(plan.staying()));
         let (protection, mut notes) = protection(self.spec)?;
         if delayered.directories > 0 {
             let milliseconds = Duration::from_secs_f64(delayered.seconds).as_millis();
@@ -183,11 +195,19 @@ impl Step<'_> {
         Ok(Swapped { waited: waited?, entered, out, notes })
     }
 
+    /// What stays and is neither the kernel's nor ours.
+    fn volumes(&self, staying: Vec<EntryPath>) -> Vec<EntryPath> {
+        let side = self.root.side.file_name().unwrap_or_default();
+        let own = [OsStr::new("dev"), OsStr::new("proc"), OsStr::new("sys"), side];
+        let is_own = |path: &EntryPath| own.iter().any(|own| own.as_bytes() == path.as_bytes());
+        staying.into_iter().filter(|path| !is_own(path)).collect()
+    }
+
     /// Where the step works, its links resolved in the stage.
     fn working_directory(&self) -> Result<EntryPath, SandboxError> {
         let path = &self.spec.working_directory;
         let tree = open_directories(&self.keeper.side, &self.root.tree).named("open", path)?;
-        let tree = tree.ok_or(rustix::io::Errno::NOENT).named("open", &self.root.tree)?;
+        let tree = tree.ok_or(Errno::NOENT).named("open", &self.root.tree)?;
         let resolved = walk_in_root(tree, path, LastLink::Follow).named("chdir", path)?;
         entry_path(&resolved.real)
     }

@@ -157,12 +157,13 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Takes the lock of the container's root. Where another build holds it, calls `waiting` once and then blocks.
-    pub fn lock(place: Place, waiting: impl FnOnce()) -> Result<Self, SwapError> {
+    /// Takes the lock of the container's root. Where another build holds it, calls `waiting` again and again, which is to
+    /// let some time pass.
+    pub fn lock(place: Place, waiting: impl FnMut()) -> Result<Self, SwapError> {
         Exchange::lock_with(place, Ops::unlimited(), waiting)
     }
 
-    fn lock_with(place: Place, ops: Ops, waiting: impl FnOnce()) -> Result<Self, SwapError> {
+    fn lock_with(place: Place, ops: Ops, waiting: impl FnMut()) -> Result<Self, SwapError> {
         let lock = take_lock(&place, waiting)?;
         let journal = journal::Journal::open(&place.side, &ops)?;
         Ok(Exchange { place, ops, journal, _lock: lock })
@@ -178,8 +179,7 @@ impl Exchange {
 }
 
 /// Locks the file that has the lock's name when it is locked: a step could have removed another one.
-fn take_lock(place: &Place, waiting: impl FnOnce()) -> Result<OwnedFd, SwapError> {
-    let mut waiting = Some(waiting);
+fn take_lock(place: &Place, mut waiting: impl FnMut()) -> Result<OwnedFd, SwapError> {
     loop {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
@@ -188,24 +188,13 @@ fn take_lock(place: &Place, waiting: impl FnOnce()) -> Result<OwnedFd, SwapError
             if error != Errno::WOULDBLOCK {
                 return Err(error).named("lock", LOCK);
             }
-            if let Some(waiting) = waiting.take() {
-                waiting();
-            }
-            wait_for_lock(&file).named("lock", LOCK)?;
+            waiting();
+            continue;
         }
         let named = statat(&place.side, LOCK, AtFlags::SYMLINK_NOFOLLOW);
         let own = fstat(&file).named("stat", LOCK)?.st_ino;
         if named.is_ok_and(|named| named.st_ino == own) {
             return Ok(file);
-        }
-    }
-}
-
-fn wait_for_lock(file: &OwnedFd) -> rustix::io::Result<()> {
-    loop {
-        match flock(file, FlockOperation::LockExclusive) {
-            Err(Errno::INTR) => {}
-            locked => return locked,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     mounts::{Mount, MountTable},
     text::{Name, Names},
 };
-use crate::tree::EntryPath;
+use crate::{sys::fs::set_directory_mtime, tree::EntryPath};
 
 /// The kernel's own: a stage's contents at these mounts are hidden and kept.
 const SYSTEM: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
@@ -255,13 +255,20 @@ fn stage_has(stage: Option<BorrowedFd<'_>>, path: &EntryPath) -> Result<bool, Sw
 }
 
 /// Whether a directory can't be renamed because it is a layer's (overlayfs without redirects). `probe` is the parent of
-/// a directory that is not empty: a rename onto it is refused in any case, but `EXDEV` comes before.
+/// a directory that is not empty: a rename onto it is refused in any case, but `EXDEV` comes before. The refusal may move
+/// the time of the directory that it is in (where a whiteout would have been left), which is put right.
 pub(super) fn is_layered(
     at: BorrowedFd<'_>,
     name: &[u8],
     probe: BorrowedFd<'_>,
 ) -> rustix::io::Result<bool> {
-    match renameat(at, name, probe, PROBE) {
+    let before = fstat(at)?;
+    let renamed = renameat(at, name, probe, PROBE);
+    let after = fstat(at)?;
+    if (before.st_mtime, before.st_mtime_nsec) != (after.st_mtime, after.st_mtime_nsec) {
+        set_directory_mtime(at, before.st_mtime, before.st_mtime_nsec as u32)?;
+    }
+    match renamed {
         Err(Errno::XDEV) => Ok(true),
         Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
         Err(error) => Err(error),

@@ -3,6 +3,7 @@
 //! is synced.
 
 use std::{
+    cell::RefCell,
     fs::File,
     io::Read,
     os::fd::{AsFd, OwnedFd},
@@ -36,6 +37,8 @@ pub(super) enum Record {
         path: PathBuf,
     },
     Exchange(Exchange),
+    /// The exchange before this was refused.
+    Refused,
     /// Something is about to be made in a mount of the container that stays, such as /dev.
     Kept {
         #[serde(with = "wire::bytes")]
@@ -86,7 +89,11 @@ pub(super) struct Home {
     pub path: PathBuf,
 }
 
-pub(super) struct Journal(OwnedFd);
+/// The open journal. What was written is also kept: a step of root may do to the file what it likes.
+pub(super) struct Journal {
+    file: OwnedFd,
+    records: RefCell<Vec<Record>>,
+}
 
 impl Journal {
     /// Begins a new one: there must be none left.
@@ -94,7 +101,7 @@ impl Journal {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::CLOEXEC;
         let file = openat(side, NAME, flags, Mode::RUSR | Mode::WUSR).named("create", NAME)?;
-        let journal = Journal(file);
+        let journal = Journal { file, records: RefCell::default() };
         journal.add(&Record::Begin { tree })?;
         Ok(journal)
     }
@@ -104,10 +111,16 @@ impl Journal {
         bytes.push(b'\n');
         let mut bytes = bytes.as_slice();
         while !bytes.is_empty() {
-            let written = rustix::io::write(&self.0, bytes).named("write", NAME)?;
+            let written = rustix::io::write(&self.file, bytes).named("write", NAME)?;
             bytes = &bytes[written..];
         }
+        self.records.borrow_mut().push(record.clone());
         Ok(())
+    }
+
+    /// What was written to it.
+    pub fn into_records(self) -> Vec<Record> {
+        self.records.into_inner()
     }
 
     /// The records that were left behind; `None` where there is no journal.
@@ -151,7 +164,7 @@ mod tests {
         assert!(Journal::begin(&side, "u".into()).is_err());
         let stub = Record::Stub { kind: Kind::File, path: "a b/\n".into() };
         journal.add(&stub).unwrap();
-        rustix::io::write(&journal.0, b"{\"Stub\"").unwrap();
+        rustix::io::write(&journal.file, b"{\"Stub\"").unwrap();
         let expected = vec![Record::Begin { tree: "t".into() }, stub];
         assert_eq!(Journal::read(&side).unwrap(), Some(expected));
         Journal::remove(&side).unwrap();

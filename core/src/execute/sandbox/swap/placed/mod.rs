@@ -134,15 +134,13 @@ impl<'a> Placed<'a> {
     pub fn take_out(self) -> Result<TakenOut, SandboxError> {
         let mut notes = self.notes;
         let secrets = self.secrets.iter().try_for_each(objects::shred);
-        let undone = undo::undo(self.places.root, self.places.side, self.places.side_path);
-        let lost = undone?;
+        let places = self.places;
+        let (records, read_only) = (self.journal.into_records(), &self.read_only);
+        let undone = undo::undo(places.root, places.side, places.side_path, &records, read_only)?;
         secrets.named("write", "secret")?;
-        for check in self.read_only {
-            if objects::fingerprint(&check.object)? != check.fingerprint {
-                notes.push(StepNote::ReadOnlyChanged { target: check.target });
-            }
-        }
-        notes.extend(lost.into_iter().map(|target| StepNote::MountLost { target }));
+        let changed = |target| StepNote::ReadOnlyChanged { target };
+        notes.extend(undone.changed.into_iter().map(changed));
+        notes.extend(undone.lost.into_iter().map(|target| StepNote::MountLost { target }));
         Ok(TakenOut { stubs: self.stubs, notes })
     }
 
@@ -159,6 +157,7 @@ impl<'a> Placed<'a> {
         self.note(mount);
         let spot = self.spot(target, resolved, object.kind)?;
         if let Some(secret) = object.secret.as_ref() {
+            self.notes.push(StepNote::SecretOnDisk { target: target.clone() });
             self.secrets.push(secret.try_clone().named("dup", "secret")?);
         }
         if object.read_only {
@@ -170,13 +169,8 @@ impl<'a> Placed<'a> {
     }
 
     fn note(&mut self, mount: &StepMount) {
-        let target = mount.target.clone();
-        match &mount.source {
-            MountSource::File { .. } => self.notes.push(StepNote::SecretOnDisk { target }),
-            MountSource::Tmpfs { bytes_max: Some(_), .. } => {
-                self.notes.push(StepNote::TmpfsSizeNotEnforced { target })
-            }
-            _ => {}
+        if let MountSource::Tmpfs { bytes_max: Some(_), .. } = &mount.source {
+            self.notes.push(StepNote::TmpfsSizeNotEnforced { target: mount.target.clone() });
         }
     }
 
@@ -251,6 +245,7 @@ impl<'a> Placed<'a> {
         match self.try_exchange(&object, spot)? {
             Ok(()) => {}
             Err(Errno::XDEV) if object.kind == Kind::Directory && object.fate == Fate::Stay => {
+                self.journal.add(&Record::Refused)?;
                 let copy = self.objects.copy_of(&object)?;
                 self.notes.push(StepNote::CacheCopied { target: target.to_owned() });
                 self.try_exchange(&copy, spot)?.named("rename", target)?;

@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use super::{
-    etc, exchange_names, is_plain,
+    ReadOnly, etc, exchange_names, is_plain,
     journal::{Exchange, Fate, Home, Journal, Record},
     kept, objects, open_parent,
 };
@@ -34,21 +34,30 @@ pub(in super::super) fn repair(
     side: &OwnedFd,
     side_path: &Path,
 ) -> Result<bool, SandboxError> {
-    let found = Journal::read(side)?.is_some();
-    undo(root, side, side_path)?;
-    Ok(found)
+    let Some(records) = Journal::read(side)? else {
+        return remove_objects(side).map(|()| false);
+    };
+    undo(root, side, side_path, &records, &[])?;
+    Ok(true)
 }
 
-/// Undoes all records, the last one first, also where one fails; the journal stays then. Returns the targets of mounts
-/// that the step has removed or moved.
+/// Targets of mounts that the step treated as it should not.
+#[derive(Default)]
+pub(super) struct Undone {
+    /// Removed or moved.
+    pub lost: Vec<PathBuf>,
+    /// Read-only, and changed.
+    pub changed: Vec<PathBuf>,
+}
+
+/// Undoes all records, the last one first, also where one fails; the journal stays then.
 pub(super) fn undo(
     root: &OwnedFd,
     side: &OwnedFd,
     side_path: &Path,
-) -> Result<Vec<PathBuf>, SandboxError> {
-    let Some(records) = Journal::read(side)? else {
-        return remove_objects(side).map(|()| Vec::new());
-    };
+    records: &[Record],
+    read_only: &[ReadOnly],
+) -> Result<Undone, SandboxError> {
     let tree = match records.first() {
         Some(Record::Begin { tree }) if is_plain(tree) => {
             open_directories(side, tree).named("open", tree)?
@@ -56,16 +65,19 @@ pub(super) fn undo(
         Some(_) => return Err(wire::protocol("the journal of mounts does not begin")),
         None => None,
     };
-    let mut undo = Undo { root, tree, side_path, lost: Vec::new() };
+    let mut undo = Undo { root, tree, side_path, read_only, undone: Undone::default() };
     let mut result = Ok(());
-    for record in records.iter().skip(1).rev() {
+    for (number, record) in records.iter().enumerate().skip(1).rev() {
+        if records.get(number + 1) == Some(&Record::Refused) {
+            continue;
+        }
         let undone = undo.one(record);
         result = result.and(undone);
     }
     result?;
     remove_objects(side)?;
     Journal::remove(side)?;
-    Ok(undo.lost)
+    Ok(undo.undone)
 }
 
 fn remove_objects(side: &OwnedFd) -> Result<(), SandboxError> {
@@ -77,13 +89,14 @@ struct Undo<'a> {
     /// `None` where it has been deleted.
     tree: Option<OwnedFd>,
     side_path: &'a Path,
-    lost: Vec<PathBuf>,
+    read_only: &'a [ReadOnly],
+    undone: Undone,
 }
 
 impl Undo<'_> {
     fn one(&mut self, record: &Record) -> Result<(), SandboxError> {
         match record {
-            Record::Begin { .. } => Ok(()),
+            Record::Begin { .. } | Record::Refused => Ok(()),
             Record::Stub { kind, path } => self.stub(*kind, path),
             Record::Exchange(exchange) => self.exchange(exchange),
             Record::Kept { path, home } => kept::remove(self.root, path, home.as_ref()),
@@ -115,10 +128,20 @@ impl Undo<'_> {
             if let Fate::Return(Home { path }) = &exchange.fate {
                 objects::send_home(&exchange.object, path)?;
             }
+            self.compare(&exchange.object)?;
         } else {
-            self.lost.push(Path::new("/").join(&exchange.target));
+            self.undone.lost.push(Path::new("/").join(&exchange.target));
         }
         self.dispose(exchange)
+    }
+
+    fn compare(&mut self, object: &Path) -> Result<(), SandboxError> {
+        for mount in self.read_only.iter().filter(|mount| mount.object == object) {
+            if objects::fingerprint(object)? != mount.fingerprint {
+                self.undone.changed.push(mount.target.clone());
+            }
+        }
+        Ok(())
     }
 
     /// False where the object is not to be found any more.
