@@ -208,8 +208,8 @@ fn owner(metadata: &Metadata) -> io::Result<(Uid, Gid)> {
     "its owner {uid}:{gid} has no id in this user namespace: give the user a larger range in /etc/subuid and /etc/subgid, or run as root"
 )]
 pub(crate) struct UnmappedOwner {
-    uid: u32,
-    gid: u32,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// EINVAL of a change of owner says that the namespace has no such id.

@@ -71,10 +71,13 @@ pub fn enter(directory: &Path) -> Result<(), PrivateRootError> {
         return Err(PrivateRootError::NotEmpty { directory: directory.to_owned() });
     }
     let held = held().map_err(failed("open /proc/self/fd"))?;
-    change(&private).map_err(|error| match error {
-        Errno::PERM => PrivateRootError::NoCapability,
-        error => failed("chroot")(error),
-    })?;
+    if let Err(error) = change(&private) {
+        fchdir(&held.descriptors).map_err(failed("chdir"))?;
+        return Err(match error {
+            Errno::PERM => PrivateRootError::NoCapability,
+            error => failed("chroot")(error),
+        });
+    }
     fchdir(&held.descriptors).map_err(failed("chdir /proc/self/fd"))?;
     ENTERED.store(true, Ordering::SeqCst);
     Ok(())

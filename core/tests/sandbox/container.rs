@@ -27,6 +27,7 @@ use super::bench::*;
 /// Docker's default capabilities.
 const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
 const SETPCAP: u64 = 1 << 8;
+const SYS_CHROOT: u64 = 1 << 18;
 
 /// The side directory in the container.
 pub const SIDE: &str = "/.bareboat";
@@ -68,6 +69,7 @@ pub fn enter(arguments: &[String], cases: &[(&str, fn())]) -> ExitCode {
             build(kind, Path::new(directory), Path::new(base));
             let mask = match kind.as_str() {
                 "no-setpcap" => DEFAULT_CAPABILITIES & !SETPCAP,
+                "no-chroot" => DEFAULT_CAPABILITIES & !SYS_CHROOT,
                 _ => DEFAULT_CAPABILITIES,
             };
             drop_bounding_except(mask).unwrap();
@@ -88,7 +90,12 @@ fn code(ended: Ended) -> ExitCode {
 /// The job's first process, which outlives the builder.
 fn be_init(case: fn()) -> ExitCode {
     match fork_single_threaded().unwrap() {
-        Fork::Parent(builder) => code(wait(builder).unwrap().ended),
+        Fork::Parent(builder) => {
+            // As a job's shell is, which has the job's secrets in its environment.
+            let dumpable = rustix::process::DumpableBehavior::Dumpable;
+            rustix::process::set_dumpable_behavior(dumpable).unwrap();
+            code(wait(builder).unwrap().ended)
+        }
         Fork::Child => {
             INSIDE.store(true, Ordering::Relaxed);
             let result = std::panic::catch_unwind(case);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, os::unix::net::UnixListener, process::Stdio};
 
 use bareboat_core::{
     execute::sandbox::{StepNetwork, StepNote, StepUser, Ulimit, repair},
-    sys::private_root,
+    sys::private_root::{self, PrivateRootError},
 };
 
 use super::{bench::*, container::*, ending::*};
@@ -531,5 +531,20 @@ pub fn swap_works_from_a_private_root() {
             root
         };
         assert_eq!(without(container_root()), without(before));
+    });
+}
+
+pub fn swap_private_root_says_what_it_lacks() {
+    in_container_with("swap_private_root_says_what_it_lacks", "no-chroot", || {
+        let private = Path::new(SIDE).join("private");
+        fs::create_dir(&private).unwrap();
+        let error = private_root::enter(Path::new(SIDE)).unwrap_err();
+        assert!(matches!(error, PrivateRootError::NotEmpty { .. }), "{error}");
+        let error = private_root::enter(&private).unwrap_err();
+        assert!(matches!(error, PrivateRootError::NoCapability), "{error}");
+        assert!(!private_root::is_entered());
+        // A refused attempt leaves the process where it was.
+        assert_eq!(std::env::current_dir().unwrap(), Path::new("/"));
+        assert_eq!(swap(swap_step("echo $PWD")).stdout, "/\n");
     });
 }
