@@ -22,8 +22,8 @@ use super::{
     directory::{find, find_or_make, is_absent, kind_of, names_but, split, stat_name},
     erase::erase,
     error::Named,
-    journal::Record,
-    settle::settle,
+    journal::{CopyStory, Record},
+    settle::{Touched, settle},
     survey::is_layered,
     text::Names,
 };
@@ -91,14 +91,12 @@ impl Exchange {
             let Some(directory) = found else { continue };
             for name in names_but(&directory, &Names::new()).named("list", &path)? {
                 let below = path.child(&name);
-                match stat_name(&directory, &name).named("stat", &below)? {
-                    Some(stat) if kind_of(&stat) == FileType::Directory => {
-                        if is_layered(directory.as_fd(), &name, probe).named("probe", &below)? {
-                            pending.push(below);
-                        }
-                    }
-                    Some(stat) => bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
-                    None => {}
+                let stat = stat_name(&directory, &name).named("stat", &below)?;
+                let Some(stat) = stat else { continue };
+                if kind_of(&stat) != FileType::Directory {
+                    bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+                } else if is_layered(directory.as_fd(), &name, probe).named("probe", &below)? {
+                    pending.push(below);
                 }
             }
         }
@@ -107,7 +105,9 @@ impl Exchange {
 
     fn copy_out(&self, path: &EntryPath) -> Result<super::copy::Copied, SwapError> {
         let parent = Attributes::of(self.parent(path)?.as_fd()).named("read metadata of", path)?;
-        let copying = Record::Copying { path: path.clone(), parent: parent.clone() };
+        let mut story =
+            CopyStory { path: path.clone(), parent, complete: false, touched: Vec::new() };
+        let copying = Record::Copying { path: path.clone(), parent: story.parent.clone() };
         self.journal.begin(&self.ops, &[copying])?;
         let probe = self.probe()?;
         let found = find(&self.place.root, path).named("open", path)?;
@@ -118,7 +118,8 @@ impl Exchange {
         let copied = copier.layers_only(probe.as_fd()).run(&Names::new()).named("copy", path)?;
         attributes.apply(&self.ops, to.as_fd()).named("set metadata of", path)?;
         self.record(&[Record::Copied])?;
-        self.finish_copy(path, &parent)?;
+        story.complete = true;
+        self.finish_copy(story)?;
         Ok(copied)
     }
 
@@ -128,37 +129,61 @@ impl Exchange {
         found.ok_or(Errno::NOENT).named("open", &parent)
     }
 
-    pub(super) fn repair_copy(
-        &self,
-        path: &EntryPath,
-        parent: &Attributes,
-        complete: bool,
-    ) -> Result<(), SwapError> {
-        if complete {
-            return self.finish_copy(path, parent);
+    pub(super) fn repair_copy(&self, story: CopyStory) -> Result<(), SwapError> {
+        if story.complete {
+            return self.finish_copy(story);
         }
-        erase(&self.ops, self.place.side.as_fd(), COPY).named("remove the copy of", path)?;
+        let removed = erase(&self.ops, self.place.side.as_fd(), COPY);
+        removed.named("remove the copy of", &story.path)?;
         self.record(&[Record::Done])
     }
 
     /// Puts the copy, while there is one, in the place of the original.
-    fn finish_copy(&self, path: &EntryPath, parent: &Attributes) -> Result<(), SwapError> {
-        let (side, at) = (self.place.side.as_fd(), self.parent(path)?);
-        let (_, name) = split(path)?;
+    fn finish_copy(&self, mut story: CopyStory) -> Result<(), SwapError> {
+        let path = story.path.clone();
+        let (side, at) = (self.place.side.as_fd(), self.parent(&path)?);
+        let (_, name) = split(&path)?;
         for _ in 0..ROUNDS_MAX {
-            if stat_name(side, COPY).named("stat", path)?.is_none() {
+            if stat_name(side, COPY).named("stat", &path)?.is_none() {
                 break;
             }
-            settle(&self.ops, (at.as_fd(), &name), (side, COPY)).named("move", path)?;
+            self.settle(&mut story, at.as_fd(), &name).named("move", &path)?;
             match self.ops.rename(side, COPY, at.as_fd(), &name) {
                 Ok(()) => break,
                 // Made anew by a program of the job.
                 Err(Errno::EXIST | Errno::NOTEMPTY) => {}
                 Err(error) if is_absent(error) => break,
-                Err(error) => return Err(error).named("rename", path),
+                Err(error) => return Err(error).named("rename", &path),
             }
         }
-        parent.apply(&self.ops, at.as_fd()).named("set metadata of the parent of", path)?;
+        let applied = story.parent.apply(&self.ops, at.as_fd());
+        applied.named("set metadata of the parent of", &path)?;
         self.record(&[Record::Done])
+    }
+
+    /// Ends the original and gives the directories of the copy that something was moved into their metadata back.
+    fn settle(
+        &self,
+        story: &mut CopyStory,
+        at: BorrowedFd<'_>,
+        name: &[u8],
+    ) -> std::io::Result<()> {
+        let side = self.place.side.as_fd();
+        let known = story.touched.iter().map(|(path, _)| path.clone()).collect();
+        let mut touch = |touched: Touched| {
+            let (path, attributes) = touched.clone();
+            let recorded = self.record(&[Record::Touched { path, attributes }]);
+            recorded.map_err(std::io::Error::other)?;
+            story.touched.push(touched);
+            Ok(())
+        };
+        settle(&self.ops, (at, name), (side, COPY), known, &mut touch)?;
+        let copy = EntryPath::root().child(COPY);
+        for (path, attributes) in &story.touched {
+            if let Some(directory) = find(side, &copy.join(path))? {
+                attributes.apply(&self.ops, directory.as_fd())?;
+            }
+        }
+        Ok(())
     }
 }

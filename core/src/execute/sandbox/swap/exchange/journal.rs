@@ -9,6 +9,7 @@
 //! | `O` | when all of the stage is out | empties the volumes of copies, then as `C` |
 //! | `C` | when no volume holds copies | restores |
 //! | `X` a layer's directory is being copied | before the copy | removes the copy |
+//! | `T` metadata of a directory of the copy | before something is moved into it | as `Y`, and gives it back |
 //! | `Y` | when the copy is complete | finishes the removal of the original, then renames the copy |
 //! | `D`, or nothing | at the end | does nothing |
 
@@ -30,6 +31,7 @@ use super::{
     error::Named,
     layout::Layout,
     ops::Ops,
+    settle::Touched,
     text::{self, Name},
 };
 use crate::tree::EntryPath;
@@ -69,6 +71,13 @@ pub(super) enum Record {
     },
     #[serde(rename = "Y")]
     Copied,
+    /// A directory of the copy will have something moved into it, and is to have this metadata in the end.
+    #[serde(rename = "T")]
+    Touched {
+        #[serde(with = "text::path")]
+        path: EntryPath,
+        attributes: Attributes,
+    },
     #[serde(rename = "D")]
     Done,
 }
@@ -97,12 +106,22 @@ pub(super) struct Story {
     pub moved_volumes: Vec<Vec<Name>>,
 }
 
+/// The copy of a layer's directory, as the journal tells it.
+#[derive(Clone, Debug)]
+pub(super) struct CopyStory {
+    pub path: EntryPath,
+    /// Metadata of the directory that it is in.
+    pub parent: Attributes,
+    pub complete: bool,
+    pub touched: Vec<Touched>,
+}
+
 /// What was going on when the journal was last written.
 #[derive(Clone, Debug)]
 pub(super) enum State {
     Clean,
     Exchange(Box<Story>),
-    Copy { path: EntryPath, parent: Attributes, complete: bool },
+    Copy(CopyStory),
 }
 
 /// The open journal.
@@ -177,10 +196,15 @@ impl State {
         match (self, record) {
             (State::Clean, Record::Plan(layout)) => Story::new(layout).map(State::Exchange),
             (State::Clean, Record::Copying { path, parent }) if !path.is_root() => {
-                Some(State::Copy { path, parent, complete: false })
+                let (complete, touched) = (false, Vec::new());
+                Some(State::Copy(CopyStory { path, parent, complete, touched }))
             }
-            (State::Copy { path, parent, .. }, Record::Copied) => {
-                Some(State::Copy { path, parent, complete: true })
+            (State::Copy(story), Record::Copied) => {
+                Some(State::Copy(CopyStory { complete: true, ..story }))
+            }
+            (State::Copy(mut story), Record::Touched { path, attributes }) if story.complete => {
+                story.touched.push((path, attributes));
+                Some(State::Copy(story))
             }
             (_, Record::Done) => Some(State::Clean),
             (State::Exchange(mut story), record) => {
@@ -231,9 +255,7 @@ impl Story {
                 self.advance(Mark::Out)?;
             }
             Record::Cleared => self.advance(Mark::Cleared)?,
-            Record::Plan(_) | Record::Copying { .. } | Record::Copied | Record::Done => {
-                return None;
-            }
+            _ => return None,
         }
         Some(())
     }

@@ -67,7 +67,7 @@ pub struct Place {
     /// Its name.
     pub side_name: Vec<u8>,
     /// Reads the mounts as they are now, with paths from the root on: [`MountTable::read`] where the root is `/`.
-    pub mounts: Box<dyn Fn() -> io::Result<MountTable>>,
+    pub mounts: Box<dyn Fn() -> io::Result<MountTable> + Send>,
 }
 
 impl Place {
@@ -183,7 +183,10 @@ fn take_lock(place: &Place, mut waiting: impl FnMut()) -> Result<OwnedFd, SwapEr
     loop {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        let file = openat(&place.side, LOCK, flags, mode).named("open", LOCK)?;
+        let file = match openat(&place.side, LOCK, flags, mode) {
+            Err(Errno::ROFS) => return Err(SwapError::ReadOnlyRoot),
+            file => file.named("open", LOCK)?,
+        };
         if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if error != Errno::WOULDBLOCK {
                 return Err(error).named("lock", LOCK);

@@ -38,8 +38,9 @@ impl Exchange {
         match self.journal.read()? {
             State::Clean => Ok(Repaired::Nothing),
             State::Exchange(story) => self.repair_exchange(&story),
-            State::Copy { path, parent, complete } => {
-                self.repair_copy(&path, &parent, complete)?;
+            State::Copy(story) => {
+                let path = story.path.clone();
+                self.repair_copy(story)?;
                 Ok(Repaired::Delayered { path })
             }
         }

@@ -255,20 +255,22 @@ fn stage_has(stage: Option<BorrowedFd<'_>>, path: &EntryPath) -> Result<bool, Sw
 }
 
 /// Whether a directory can't be renamed because it is a layer's (overlayfs without redirects). `probe` is the parent of
-/// a directory that is not empty: a rename onto it is refused in any case, but `EXDEV` comes before. The refusal may move
-/// the time of the directory that it is in (where a whiteout would have been left), which is put right.
+/// a directory that is not empty: a rename onto it is refused in any case, but `EXDEV` comes before.
+///
+/// Where the name covers a layer's, overlayfs exchanges it with a whiteout and back before it refuses, and the time of
+/// `at` moves. It is put back at once; a process killed in between leaves that one time changed.
 pub(super) fn is_layered(
     at: BorrowedFd<'_>,
     name: &[u8],
     probe: BorrowedFd<'_>,
 ) -> rustix::io::Result<bool> {
     let before = fstat(at)?;
-    let renamed = renameat(at, name, probe, PROBE);
+    let refusal = renameat(at, name, probe, PROBE);
     let after = fstat(at)?;
     if (before.st_mtime, before.st_mtime_nsec) != (after.st_mtime, after.st_mtime_nsec) {
         set_directory_mtime(at, before.st_mtime, before.st_mtime_nsec as u32)?;
     }
-    match renamed {
+    match refusal {
         Err(Errno::XDEV) => Ok(true),
         Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
         Err(error) => Err(error),
