@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """The suite `golden`: all cases of a folder with a bareboat binary, judged by the folder's passing.txt.
 
-    golden.py --bareboat PATH [--root DIR] [--update] [--list FILE] [CASE …]
+    golden.py --bareboat PATH [--root DIR] [--update] [--list FILE] [--ordinary] [CASE …]
 
 DIR is tests/golden unless told: what a real BuildKit made. tests/cases holds our own cases, in the same form.
 
 Fails if a case that the list names did not pass (or does not exist), and reports the cases that pass without being listed, so that the
-list is kept true; --update rewrites it instead. A case that this machine could not set up counts as failed if it is listed. The last
+list is kept true; --update rewrites it instead. --ordinary builds as an ordinary user (ordinary.py), for whom all listed cases must pass
+but those of NEEDS_ROOT, and whose state `bareboat cache prune` must be able to delete. A case that this machine could not set up counts as failed if it is listed. The last
 line is `N passed, N failed`: of the listed cases.
 """
-import argparse, json, os, shlex, subprocess, sys, tempfile
+import argparse, json, os, shlex, shutil, subprocess, sys, tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(os.path.dirname(HERE), "golden")
@@ -24,6 +25,16 @@ os.execv(sys.argv[1], sys.argv[1:])"""
 OWN_NETWORK = ["unshare", "--net", sys.executable, "-c", UP]
 
 
+ORDINARY = [sys.executable, os.path.join(HERE, "ordinary.py")]
+
+# What an ordinary user cannot do, whoever builds: no user namespace may make devices, and files cannot be given away.
+NEEDS_ROOT = {
+    "copy/context-owner-dropped": "its context holds files of other owners",
+    "from/special-files-kept": "it counts a directory of its base that holds a device node",
+    "layers/special-files": "it makes a device node",
+}
+
+
 def read_list(path):
     with open(path, encoding="utf-8") as lines:
         return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
@@ -31,11 +42,15 @@ def read_list(path):
 
 def run(options, results):
     """Runs run_golden.py over the cases; its own output is shown but for its verdict, which counts unlisted cases too."""
+    if options.ordinary:
+        hand_over(options)
     binary = shlex.quote(os.path.abspath(options.bareboat))
     state = os.path.join(options.scratch, "state")
     template = f"BAREBOAT_STATE_DIR={shlex.quote(state)} {binary}"
-    command = OWN_NETWORK + [
-        sys.executable, os.path.join(GOLDEN, "run_golden.py"), "--json", results, "--quiet", "--tmp", options.scratch,
+    # root's own python3 may lie where nobody else gets to.
+    python = (shutil.which("python3", path="/usr/bin:/bin") if options.ordinary else None) or sys.executable
+    command = OWN_NETWORK + options.user + [
+        python, os.path.join(options.golden, "run_golden.py"), "--json", results, "--quiet", "--tmp", options.scratch,
         "--cases", options.root,
         "--cmd", template + " build -f {dockerfile} {args} -o type=oci,dest={out},tar=false {context}",
         "--check-cmd", template + " check --format json -f {dockerfile} {args} {context}",
@@ -47,6 +62,27 @@ def run(options, results):
     if not os.path.isfile(results):
         sys.exit(f"run_golden.py did not finish (exit status {done.returncode})")
     print(f"run_golden.py: {lines[-1] if lines else 'nothing'} of all cases")
+
+
+def hand_over(options):
+    """Copies what an ordinary user must be able to read, and lets everybody write into the scratch folder."""
+    os.chmod(options.scratch, 0o1777)
+    copy = lambda path: shutil.copytree(path, os.path.join(options.scratch, "read", os.path.basename(path)), symlinks=True, dirs_exist_ok=True)
+    options.golden = copy(GOLDEN)
+    options.root = copy(options.root)
+    options.bareboat = shutil.copy(options.bareboat, os.path.join(options.scratch, "read"))
+    subprocess.run(["chmod", "-R", "a+rX", os.path.join(options.scratch, "read")], check=True)
+    options.user = ORDINARY
+
+
+def prune(options):
+    """What the builds of an ordinary user have left belongs to ids that only the user's namespace may touch."""
+    state = os.path.join(options.scratch, "state")
+    command = ORDINARY + [options.bareboat, "cache", "prune", "--state-dir", state]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL)
+    left = [name for name in ("trees", "blobs", "work") if os.path.lexists(os.path.join(state, name))]
+    if done.returncode or left:
+        sys.exit(f"cache prune ended with {done.returncode} and left {left}")
 
 
 def show(title, results, names, differences_max):
@@ -70,15 +106,19 @@ def main():
     parser.add_argument("--bareboat", required=True)
     parser.add_argument("--update", action="store_true")
     parser.add_argument("--root", default=GOLDEN)
+    parser.add_argument("--ordinary", action="store_true")
     parser.add_argument("--list", help="default: passing.txt of the root")
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
     options.list = options.list or os.path.join(options.root, "passing.txt")
+    options.user, options.golden = [], GOLDEN
     with tempfile.TemporaryDirectory(prefix="golden-") as options.scratch:
         path = os.path.join(options.scratch, "results.json")
         run(options, path)
         with open(path, encoding="utf-8") as file:
             results = {result["case"]: result for result in json.load(file)}
+        if options.ordinary:
+            prune(options)
     passing = {name for name, result in results.items() if result["verdict"] == "PASS"}
     if options.update:
         if options.cases:
@@ -90,6 +130,9 @@ def main():
 
 def judge(options, results, passing):
     listed = read_list(options.list)
+    if options.ordinary:
+        show("passes for an ordinary user too: take it out of NEEDS_ROOT", results, passing & set(NEEDS_ROOT), 0)
+        listed, passing = listed - set(NEEDS_ROOT), passing - set(NEEDS_ROOT)
     unknown = set() if options.cases else listed - set(results)
     broken = (listed & set(results)) - passing
     unlisted = passing - listed

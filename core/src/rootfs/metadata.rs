@@ -46,7 +46,7 @@ impl Fresh {
     pub fn settle(&self, file: BorrowedFd<'_>, metadata: &Metadata) -> io::Result<()> {
         if !self.owns(metadata) {
             let (uid, gid) = owner(metadata)?;
-            fchown(file, Some(uid), Some(gid))?;
+            fchown(file, Some(uid), Some(gid)).map_err(|error| unmapped(error, metadata))?;
         }
         if metadata.mode != metadata.mode & self.kept {
             fchmod(file, mode(metadata))?;
@@ -67,7 +67,8 @@ impl Fresh {
     ) -> io::Result<()> {
         if !self.owns(metadata) {
             let (uid, gid) = owner(metadata)?;
-            chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| unmapped(error, metadata))?;
         }
         if has_mode && metadata.mode != metadata.mode & self.kept {
             set_node_mode(at, name, metadata)?;
@@ -90,7 +91,7 @@ pub(crate) fn set_directory(directory: BorrowedFd<'_>, metadata: &Metadata) -> i
     let stat = fstat(directory)?;
     if (stat.st_uid, stat.st_gid) != (metadata.uid, metadata.gid) {
         let (uid, gid) = owner(metadata)?;
-        fchown(directory, Some(uid), Some(gid))?;
+        fchown(directory, Some(uid), Some(gid)).map_err(|error| unmapped(error, metadata))?;
     }
     if fstat(directory)?.st_mode & 0o7777 != metadata.mode {
         fchmod(directory, mode(metadata))?;
@@ -184,6 +185,27 @@ fn owner(metadata: &Metadata) -> io::Result<(Uid, Gid)> {
         return Err(invalid("4294967295 is not a valid owner"));
     }
     Ok((Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid)))
+}
+
+/// An owner for whom this user namespace has no id.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "its owner {uid}:{gid} has no id in this user namespace: give the user a larger range in /etc/subuid and /etc/subgid, or run as root"
+)]
+pub(crate) struct UnmappedOwner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// EINVAL of a change of owner says that the namespace has no such id.
+fn unmapped(error: Errno, metadata: &Metadata) -> io::Error {
+    match error {
+        Errno::INVAL => {
+            let (uid, gid) = (metadata.uid, metadata.gid);
+            io::Error::new(io::ErrorKind::InvalidInput, UnmappedOwner { uid, gid })
+        }
+        error => error.into(),
+    }
 }
 
 fn times(mtime: Timestamp) -> io::Result<Timestamps> {

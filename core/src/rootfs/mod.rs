@@ -28,6 +28,7 @@ pub use walk::WalkError;
 
 pub(crate) use copy::copy_content;
 pub(crate) use directories::finish_directories;
+pub(crate) use metadata::UnmappedOwner;
 pub(crate) use view::{LayerName, capped, layer_name};
 
 #[cfg(test)]

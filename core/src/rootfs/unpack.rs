@@ -1,6 +1,7 @@
 //! One layer into a directory of its own.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -16,6 +17,7 @@ use rustix::{
 
 use crate::{
     layer::LayerSink,
+    sys::namespace::in_initial_user_namespace,
     tree::{EntryPath, Kind, LayerIndex, Metadata, Row},
 };
 
@@ -53,6 +55,8 @@ pub struct Unpacker {
     fresh: Fresh,
     form: Form,
     buffer: Box<[u8]>,
+    /// Devices that a user namespace may not make: they are in the layer's index alone.
+    left_out: HashSet<EntryPath>,
 }
 
 impl Unpacker {
@@ -76,6 +80,7 @@ impl Unpacker {
             root: directory,
             form,
             buffer: vec![0; BUFFER_BYTES].into(),
+            left_out: HashSet::new(),
         })
     }
 
@@ -151,10 +156,10 @@ impl Unpacker {
                 self.fresh.settle_at(self.stack.top(), name, &row.metadata, false)
             }
             Kind::CharacterDevice { major, minor } => {
-                self.make_node(name, FileType::CharacterDevice, (*major, *minor), &row.metadata)
+                self.make_device(row, FileType::CharacterDevice, (*major, *minor))
             }
             Kind::BlockDevice { major, minor } => {
-                self.make_node(name, FileType::BlockDevice, (*major, *minor), &row.metadata)
+                self.make_device(row, FileType::BlockDevice, (*major, *minor))
             }
             Kind::Fifo => self.make_node(name, FileType::Fifo, (0, 0), &row.metadata),
             // Made by `finish`, if it is not overtaken by an entry of this layer.
@@ -205,6 +210,25 @@ impl Unpacker {
         self.fresh.settle(file.as_fd(), metadata)
     }
 
+    /// A device that can't be made in a user namespace is left out: what reads the layer's index knows it all the same,
+    /// and no step's changes can say that it is gone.
+    fn make_device(
+        &mut self,
+        row: &Row,
+        file_type: FileType,
+        device: (u32, u32),
+    ) -> io::Result<()> {
+        match self.make_node(row.path.file_name(), file_type, device, &row.metadata) {
+            Err(error) if is_refused(&error) && !in_initial_user_namespace() => {
+                // Making room for it has removed what was there before.
+                remove_tree(self.stack.top(), row.path.file_name())?;
+                self.left_out.insert(row.path.clone());
+                Ok(())
+            }
+            made => made,
+        }
+    }
+
     fn make_node(
         &self,
         name: &[u8],
@@ -222,6 +246,12 @@ impl Unpacker {
 
     fn link(&mut self, path: &EntryPath, target: &EntryPath) -> io::Result<()> {
         if path == target {
+            return Ok(());
+        }
+        if self.left_out.contains(target) {
+            self.enter_parent(path)?;
+            remove_tree(self.stack.top(), path.file_name())?;
+            self.left_out.insert(path.clone());
             return Ok(());
         }
         if path.is_within(target) || target.is_within(path) {
@@ -278,6 +308,12 @@ impl LayerSink for Unpacker {
         if row.path.is_root() {
             return Ok(());
         }
+        if !self.left_out.is_empty() {
+            // A later entry of the layer takes the name, or that of a directory above it.
+            let is_directory = row.kind.is_directory();
+            self.left_out
+                .retain(|path| *path != row.path && (is_directory || !path.is_within(&row.path)));
+        }
         let made = self.enter_parent(&row.path).and_then(|()| self.make(row, body));
         made.map_err(|error| at_path(&row.path, error))
     }
@@ -294,6 +330,10 @@ impl LayerSink for Unpacker {
     fn opaque(&mut self, directory: &EntryPath) -> io::Result<()> {
         self.enter(directory).map_err(|error| at_path(directory, error))
     }
+}
+
+fn is_refused(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::PERM.raw_os_error())
 }
 
 /// Makes a whiteout as overlayfs knows it.

@@ -23,7 +23,7 @@ use crate::{
     layer::{LayerError, LayerSink, ReadLayer, limits::ReadLimits, read_layer},
     registry::{Client, PinnedReference},
     resolve::{LayerRef, Origin},
-    rootfs::Unpacker,
+    rootfs::{UnmappedOwner, Unpacker},
     store::{Store, VerifyingReader},
     tree::{EntryPath, LayerIndex, Snapshot, SnapshotLayer},
 };
@@ -374,8 +374,10 @@ fn class_of(error: &LayerError) -> Class {
         _ => None,
     };
     while let Some(cause) = next {
-        let call = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-        if call.is_some() {
+        let error = cause.downcast_ref::<io::Error>();
+        let is_call = error.and_then(io::Error::raw_os_error).is_some();
+        let inner = error.and_then(io::Error::get_ref);
+        if is_call || inner.is_some_and(|inner| inner.is::<UnmappedOwner>()) {
             return Class::Host;
         }
         next = cause.source();
@@ -463,4 +465,20 @@ pub async fn blocking<T: Send + 'static>(
 
 pub fn host(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::from_cause(Class::Host, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_without_an_id_is_the_hosts_fault() {
+        let sink = |source| LayerError::Sink { path: EntryPath::clean(b"a").unwrap(), source };
+        let at = |source| crate::rootfs::handle::at_path(&EntryPath::clean(b"a").unwrap(), source);
+        let owner = UnmappedOwner { uid: 9_999_999, gid: 0 };
+        let unmapped = io::Error::new(io::ErrorKind::InvalidInput, owner);
+        assert_eq!(class_of(&sink(at(unmapped))), Class::Host);
+        assert_eq!(class_of(&sink(at(io::Error::from_raw_os_error(28)))), Class::Host);
+        assert_eq!(class_of(&sink(at(io::ErrorKind::InvalidData.into()))), Class::Source);
+    }
 }

@@ -131,7 +131,7 @@ impl Solver {
             .find(|row| (row.metadata.uid, row.metadata.gid) != (0, 0));
         let what = match foreign {
             Some(row) => format!(
-                "/{} in its base belongs to {}:{}",
+                "{} in its base belongs to {}:{}",
                 row.path, row.metadata.uid, row.metadata.gid
             ),
             None if (user.uid, user.gid) != (0, 0) => {
@@ -284,12 +284,12 @@ fn no_rung(verdicts: &[Probe]) -> Error {
         Verdict::Available => None,
     };
     let first: Option<Unavailable> = verdicts.iter().find_map(refused);
-    let why =
-        first.as_ref().map_or("--sandbox none".to_owned(), |refused| refused.error.to_string());
+    let why = first
+        .as_ref()
+        .map_or("--sandbox none forbids it".to_owned(), |refused| refused.error.to_string());
     let hint = first.and_then(|refused| refused.remedy.or(refused.meaning.map(str::to_owned)));
     let hint = hint.unwrap_or_else(|| {
-        "RUN needs root or a user namespace, and the right to mount; COPY, ADD and WORKDIR need neither"
-            .into()
+        "RUN needs a way to be executed; COPY, ADD and WORKDIR need none".into()
     });
     Error::new(Class::Host, format!("RUN cannot be executed on this host: {why}"))
         .hint(hint)

@@ -4,6 +4,7 @@ use std::io;
 
 use rustix::{
     fs::{Gid, Uid},
+    io::Errno,
     thread::{self, CapabilitySet, CapabilitySets},
 };
 
@@ -57,11 +58,23 @@ pub fn drop_bounding_except(mask: u64) -> io::Result<()> {
 }
 
 /// Becomes `uid` with `gid` and exactly the supplementary `groups`. Root's capabilities are lost with its uid.
+///
+/// In a user namespace that may not set groups those of its maker stay (they show as the overflow group), and groups
+/// other than `gid` fail with `EPERM`.
 pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let is_own = groups.iter().all(|group| *group == gid);
     let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    thread::set_thread_groups(&groups)?;
+    match thread::set_thread_groups(&groups) {
+        Err(Errno::PERM) if is_own && groups_are_denied() => {}
+        result => result?,
+    }
     thread::set_thread_res_gid(gid, gid, gid)?;
     thread::set_thread_res_uid(uid, uid, uid)?;
     Ok(())
+}
+
+/// Whether this user namespace may not set groups (user_namespaces(7), /proc/PID/setgroups).
+fn groups_are_denied() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny")
 }

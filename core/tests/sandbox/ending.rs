@@ -20,7 +20,7 @@ pub fn processes(mark: &str) -> Vec<String> {
 }
 
 /// Processes that still see a mount at or below a directory.
-fn mounts(directory: &Path) -> Vec<String> {
+pub fn mounts(directory: &Path) -> Vec<String> {
     let text = directory.display().to_string();
     let numbers = fs::read_dir("/proc")
         .unwrap()
@@ -45,7 +45,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 pub const STUBBORN: &str = "trap '' TERM HUP INT; setsid sleep MARK & (setsid sh -c 'trap \"\" TERM; sleep MARK' &) ; sleep MARK";
 
-fn mark(number: u32) -> String {
+pub fn mark(number: u32) -> String {
     // A time to sleep that nobody else sleeps.
     format!("{}{number:02}", std::process::id() as u64 * 100 + 7_000_000_000)
 }

@@ -5,6 +5,7 @@ mod bench;
 mod container;
 mod ending;
 mod mounts;
+mod namespace;
 mod process;
 mod refusals;
 mod surroundings;
@@ -15,7 +16,10 @@ use std::{path::Path, process::ExitCode};
 
 use bareboat_core::execute::sandbox::helper_main;
 
-use self::{ending::*, mounts::*, process::*, refusals::*, surroundings::*, swap::*, traces::*};
+use self::{
+    ending::*, mounts::*, namespace::*, process::*, refusals::*, surroundings::*, swap::*,
+    traces::*,
+};
 
 fn main() -> ExitCode {
     helper_main();
@@ -44,6 +48,10 @@ fn main() -> ExitCode {
     }
     if arguments.first().is_some_and(|mode| mode == "behind-a-filter") {
         refuse_newer_calls();
+        return run_cases(&arguments[1..]);
+    }
+    if arguments.first().is_some_and(|mode| mode == IN_A_NAMESPACE) {
+        enter_a_namespace();
         return run_cases(&arguments[1..]);
     }
     if arguments.iter().any(|argument| argument == "--list") {
@@ -130,4 +138,9 @@ cases![
     swap_adds_hosts_for_the_step_only,
     swap_works_from_a_private_root,
     swap_private_root_says_what_it_lacks,
+    the_box_works_in_a_user_namespace,
+    a_machine_is_not_probed_before_it_is_needed,
+    a_probe_of_everything_leaves_nothing,
+    layers_are_whole_in_a_user_namespace,
+    processes_can_be_shared,
 ];

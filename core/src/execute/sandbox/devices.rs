@@ -8,7 +8,7 @@ use rustix::{
     mount::MountFlags,
 };
 
-use super::{SandboxError, error::Named};
+use super::{SandboxError, error::Named, id_map::parse_map};
 use crate::sys::{
     fs::make_node_at,
     mount::{bind, mount_new},
@@ -54,11 +54,20 @@ pub(super) fn mount_dev(root: &OwnedFd, dev: &OwnedFd, shm_bytes: u64) -> Result
         fs::symlinkat(CORE.1, &dev, CORE.0).named("symlink", "/dev/core")?;
     }
     let quiet = MountFlags::NOSUID | MountFlags::NOEXEC;
-    let terminals = format!("newinstance,ptmxmode=0666,mode=0620,gid={TTY_GROUP}");
-    mount_in(&dev, "pts", "devpts", quiet, &terminals)?;
+    mount_terminals(&dev, quiet)?;
     let shm = format!("mode=1777,size={shm_bytes}");
     mount_in(&dev, "shm", "tmpfs", quiet | MountFlags::NODEV, &shm)?;
     mount_queues(&dev, quiet | MountFlags::NODEV)
+}
+
+/// Terminals belong to the group `tty`, where the user namespace has an id for it.
+fn mount_terminals(dev: &OwnedFd, flags: MountFlags) -> Result<(), SandboxError> {
+    let mut terminals = "newinstance,ptmxmode=0666,mode=0620".to_owned();
+    let groups = std::fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
+    if parse_map(&groups).iter().any(|range| range.holds(TTY_GROUP)) {
+        terminals.push_str(&format!(",gid={TTY_GROUP}"));
+    }
+    mount_in(dev, "pts", "devpts", flags, &terminals)
 }
 
 /// Message queues are a build option of the kernel.

@@ -111,10 +111,9 @@ impl SandboxError {
             SandboxError::Call { call, errno, .. } => {
                 super::verdict::remedy(call, errno.0).map(|remedy| remedy.to_owned())
             }
-            SandboxError::StateOnOverlay { .. } => Some(
-                "put the state on another file system: mount a volume (an emptyDir in Kubernetes) and name it with --state-dir"
-                    .to_owned(),
-            ),
+            SandboxError::StateOnOverlay { directory } => Some(format!(
+                "mount a volume (in Kubernetes an emptyDir) at {directory}, or name one that is there with --state-dir"
+            )),
             SandboxError::IdMap { .. } => Some(
                 "look at the user's lines in /etc/subuid and /etc/subgid: the ranges must lie within this container's own ids"
                     .to_owned(),

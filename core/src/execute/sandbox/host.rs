@@ -205,7 +205,7 @@ fn maps(facts: &Facts) -> Vec<(IdMap, Option<OneId>)> {
         return vec![(IdMap::identity(&facts.uid_map, &facts.gid_map), None)];
     }
     match IdMap::of_user() {
-        Ok(map) => vec![(map, None)],
+        Ok(map) => vec![(map, None), (IdMap::oneself(), Some(OneId::HelperRefused))],
         Err(reason) => vec![(IdMap::oneself(), Some(reason))],
     }
 }
@@ -227,16 +227,26 @@ impl Survey<'_> {
             if self.facts.may_mount() {
                 self.overlay(Way::OverlayRoot, None, None);
             }
-            for (map, one_id) in std::mem::take(&mut self.calls.maps) {
-                if self.wants_more() {
-                    self.overlay(Way::OverlayUserNamespace, Some(map), one_id);
-                }
-            }
+            self.user_namespaces();
         }
         if matches!(choice, SandboxChoice::Auto | SandboxChoice::Swap) && self.wants_more() {
             self.swap();
         }
         (self.decision, self.verdicts)
+    }
+
+    /// A poorer map is tried only where the better one was refused, not where nothing can be done in a namespace.
+    fn user_namespaces(&mut self) {
+        if !self.wants_more() {
+            return;
+        }
+        for (map, one_id) in std::mem::take(&mut self.calls.maps) {
+            self.overlay(Way::OverlayUserNamespace, Some(map), one_id);
+            let refused = self.verdicts.last().is_some_and(is_map_refused);
+            if !refused {
+                return;
+            }
+        }
     }
 
     fn wants_more(&self) -> bool {
@@ -330,6 +340,13 @@ impl Survey<'_> {
     }
 }
 
+fn is_map_refused(probe: &Probe) -> bool {
+    matches!(
+        &probe.verdict,
+        Verdict::Unavailable(Unavailable { error: SandboxError::IdMap { .. }, .. })
+    )
+}
+
 fn is_proc_refused(error: &SandboxError) -> bool {
     matches!(error, SandboxError::Call { call, errno, .. } if call == "mount proc" && errno.0 == libc::EPERM)
 }
@@ -381,7 +398,16 @@ fn last_place(facts: &Facts) -> PathBuf {
 /// Whether a directory is, or can be made, this user's own and writable.
 fn is_usable(place: &Path, uid: u32) -> bool {
     let others = 0o022;
-    make_state_directory(place).is_ok()
+    let made = !place.exists();
+    let usable = make_state_directory(place).is_ok()
         && place.metadata().is_ok_and(|found| found.uid() == uid && found.mode() & others == 0)
-        && tempfile::tempfile_in(place).is_ok()
+        && tempfile::tempfile_in(place).is_ok();
+    if made && !usable {
+        // If it could be made at all.
+        let _ = std::fs::remove_dir(place);
+    }
+    usable
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,13 @@ pub struct IdRange {
     pub count: u32,
 }
 
+impl IdRange {
+    /// Whether the namespace has this id by this range.
+    pub(super) fn holds(&self, id: u32) -> bool {
+        id.checked_sub(self.inside).is_some_and(|offset| offset < self.count)
+    }
+}
+
 /// Who writes a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapWriter {
@@ -64,6 +71,8 @@ pub enum OneId {
     NoRange { file: &'static str, user: String },
     /// newuidmap or newgidmap is not installed.
     NoHelper { program: &'static str },
+    /// newuidmap or newgidmap refused, for want of set-uid or because the ranges are none of this container's.
+    HelperRefused,
 }
 
 impl OneId {
@@ -73,6 +82,7 @@ impl OneId {
             OneId::NoRange { file, user } => format!(
                 "give the user a range of ids in {file}: as root, `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}`"
             ),
+            OneId::HelperRefused => "let newuidmap work: without no_new_privs, on a file system without nosuid, and with ranges in /etc/subuid that lie within this container's own ids".to_owned(),
             OneId::NoHelper { program } => {
                 format!(
                     "install {program} (Debian's and Ubuntu's package uidmap, elsewhere shadow-utils)"

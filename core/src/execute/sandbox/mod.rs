@@ -36,7 +36,7 @@ pub use self::{
     error::{Errno, SandboxError},
     facts::Facts,
     host::{Host, HostRequest, Table, choose, enter_for_deletion, existing_state, survey},
-    id_map::{IdMap, IdRange, MapWriter, OneId},
+    id_map::{IdMap, IdRange, MapWriter, OneId, enter as enter_user_namespace},
     probe::probe,
     run::{StepExit, StepReport, repair, run},
     spec::{

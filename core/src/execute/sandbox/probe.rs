@@ -158,7 +158,12 @@ fn attempt_here(attempt: &Attempt) -> Result<(), SandboxError> {
     let (control, _other_end) = UnixStream::pair().named("socketpair", "")?;
     let place = Place::new(&attempt.state_directory)?;
     let spec = StepSpec { share_processes: attempt.share_processes, ..place.spec.clone() };
-    helper::answer(Request::Probe(spec), &control).map(|_| ())
+    helper::answer(Request::Probe(spec), &control).map(|_| ()).map_err(|error| match error {
+        SandboxError::StateOnOverlay { .. } => SandboxError::StateOnOverlay {
+            directory: attempt.state_directory.display().to_string(),
+        },
+        error => error,
+    })
 }
 
 /// What the swap rung needs, tried: root with its capabilities in a container whose `/` is writable, and in which a

@@ -155,6 +155,10 @@ fn meaning(call: &str, object: &str, errno: i32, facts: &Facts) -> Option<&'stat
         libc::EPERM if call == "mount proc" => {
             "parts of this container's /proc are masked, so that a new one would show more"
         }
+        // Other file systems were mounted before.
+        libc::EPERM if call == "mount overlay" => {
+            "an overlay in a user namespace takes Linux 5.11 or later"
+        }
         libc::EPERM if is_call(call, "mount") => {
             "no CAP_SYS_ADMIN, or a seccomp profile forbids mounting"
         }
@@ -229,6 +233,9 @@ pub(super) fn remedy(call: &str, errno: i32) -> Option<&'static str> {
         libc::EACCES if is_call(call, "mount") => {
             "run the job with the AppArmor profile `unconfined` (`appArmorProfile: {type: Unconfined}` in Kubernetes), or privileged"
         }
+        libc::EPERM if call == "mount overlay" => {
+            "use Linux 5.11 or later, or run as the machine's root (sudo)"
+        }
         libc::EPERM if is_call(call, "unshare") || is_call(call, "mount") => {
             "run as the machine's root (sudo), or the container privileged or with CAP_SYS_ADMIN"
         }
@@ -271,6 +278,7 @@ mod tests {
             ("mount overlay", "x", libc::EACCES),
             ("mount overlay", "x", libc::EINVAL),
             ("mount overlay", "x", libc::ENODEV),
+            ("mount overlay", "x", libc::EPERM),
             ("mount tmpfs", "x", libc::EACCES),
             ("mount proc", "x", libc::EPERM),
             ("mkdir", "x", libc::EROFS),
