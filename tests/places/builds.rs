@@ -20,7 +20,7 @@ const METADATA: &str = "/dev/shm/metadata.json";
 /// Fixed, so that digests can be compared.
 pub const EPOCH: &str = "1700000000";
 /// Where bareboat keeps its state in a container: not part of what must stay as it was.
-const STATE: [&str; 2] = ["/var/lib/bareboat", "/bareboat/home"];
+const STATE: [&str; 3] = ["/var/lib/bareboat", "/bareboat/home", "/.bareboat"];
 
 /// The Dockerfile of that name.
 fn dockerfile(name: &str) -> String {
@@ -117,9 +117,9 @@ impl Job {
         }
     }
 
-    /// The image's own directories are copied out of its layers by the first step.
+    /// Directories of the image are copied out of its layers by the first step, our own two as well.
     pub fn is_delayered(&self) -> bool {
-        self.image == Image::Debian
+        true
     }
 
     pub fn build(&self, name: &str, options: &[&str]) -> Outcome {

@@ -4,6 +4,8 @@ RUN export SOURCE_DATE_EPOCH=0 \
  && useradd --create-home --uid 1234 --shell /bin/bash builder \
  && su builder -c 'umask 077; id -un > ~/who; echo own > ~/own'
 RUN cp /usr/bin/env /usr/local/bin/tool && setcap cap_net_raw+ep /usr/local/bin/tool && getcap /usr/local/bin/tool > /capability
+WORKDIR /workspace
+WORKDIR /
 SHELL ["/bin/bash", "-euc"]
 RUN diff <(seq 3) <(printf '1\n2\n3\n') && tail -n 1 < <(echo substituted) > /substituted
 RUN (trap '' TERM HUP; exec setsid sleep 1000 > /dev/null 2>&1) & echo left > /daemon

@@ -193,6 +193,7 @@ fn mount_runtime(directory: &Path, merged: &Path) {
 /// A step on the stage's tree.
 pub fn swap_step(script: &str) -> StepSpec {
     let mut spec = StepSpec::new(SwapRoot {
+        owned: Vec::new(),
         side: SIDE.into(),
         tree: TREE.into(),
         added_hosts: Vec::new(),

@@ -26,7 +26,8 @@ pub struct RootFiles {
 }
 
 impl RootFiles {
-    /// Reads the tree at `root`. `except` are absolute paths in it: these and what is below them are left out.
+    /// Reads the tree at `root`. `except` are absolute paths in it: these and what is below them are left out, and so are the
+    /// times of the directories that they are made in.
     pub(super) fn of(root: &Path, except: &[&str]) -> RootFiles {
         let mut files = RootFiles { entries: BTreeMap::new() };
         let device = fs::metadata(root).unwrap().dev();
@@ -40,7 +41,11 @@ impl RootFiles {
             if metadata.dev() != device && metadata.is_dir() || except.contains(&path) {
                 continue;
             }
-            files.entries.insert(path.clone(), entry(&here, &metadata));
+            let mut entry = entry(&here, &metadata);
+            if except.iter().any(|except| except.parent() == Some(&path) && path != Path::new("")) {
+                entry.modified = (0, 0);
+            }
+            files.entries.insert(path.clone(), entry);
             if metadata.is_dir() {
                 waiting.extend(children(&here).into_iter().map(|name| path.join(name)));
             }
@@ -65,6 +70,10 @@ impl RootFiles {
     pub fn without_inodes(mut self) -> RootFiles {
         for entry in self.entries.values_mut() {
             entry.inode = 0;
+            // overlayfs tells 1 for a directory that is in a layer, whatever it holds.
+            if entry.mode & 0o170000 == 0o040000 {
+                entry.links = 0;
+            }
         }
         self
     }

@@ -25,6 +25,11 @@ const ROOT_FLAVOUR: &str = "root";
 /// Volumes of CI systems: GitLab, GitHub, Tekton (and who followed kaniko's habit). Build contexts are below them.
 const WORK_VOLUMES: [&str; 4] = ["/builds", "/__w", "/workspace", "/tekton/home"];
 
+/// Volumes of CI systems that other processes of the job use while a step is executed: they stay where they are unless
+/// the stage has files there.
+pub const VOLUMES_OF_OTHERS: [&str; 7] =
+    ["/builds", "/__w", "/__e", "/__t", "/github", "/tekton", "/kaniko"];
+
 /// The state's name on a volume that others use too.
 const NAME_ON_VOLUME: &str = ".bareboat";
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Mode, RenameFlags, mkdirat, renameat_with, unlinkat},
+    fs::{AtFlags, CWD, Mode, RenameFlags, mkdirat, renameat_with, stat, unlinkat},
     pipe::{PipeFlags, pipe_with},
     process::setsid,
 };
@@ -29,6 +29,7 @@ use super::{
     wire::{self, Request},
 };
 use crate::sys::{
+    fs::{open_subdirectory, set_directory_mtime},
     process::{Fork, default_signal, exit_now, fork_single_threaded, install_descriptor, wait},
     remove::remove_tree,
 };
@@ -186,10 +187,14 @@ fn rename_at_root(root: &Path) -> Result<(), SandboxError> {
     let process = std::process::id();
     let old = root.join(format!(".bareboat-probe-{process}"));
     let new = root.join(format!(".bareboat-probed-{process}"));
+    let before = stat(root).named("stat", root)?;
     mkdirat(CWD, &old, Mode::RWXU).named("mkdir", &old)?;
     let renamed = renameat_with(CWD, &old, CWD, &new, RenameFlags::NOREPLACE);
     let left = if renamed.is_ok() { &new } else { &old };
     unlinkat(CWD, left, AtFlags::REMOVEDIR).named("rmdir", left)?;
+    let directory = open_subdirectory(CWD, root.as_os_str()).named("open", root)?;
+    set_directory_mtime(&directory, before.st_mtime, before.st_mtime_nsec as u32)
+        .named("utimensat", root)?;
     renamed.named("rename", old)
 }
 

@@ -52,6 +52,9 @@ pub struct SwapRoot {
     /// Lines for /etc/hosts, for the time of the step.
     #[serde(with = "wire::bytes")]
     pub added_hosts: Vec<u8>,
+    /// Mounts that stay where they are unless the stage has files there: other processes of the job use them. Absolute.
+    #[serde(with = "wire::list")]
+    pub owned: Vec<PathBuf>,
     /// How many bytes of the container's own image may be copied, once, so that its directories can be renamed.
     pub delayer_bytes_max: u64,
 }

@@ -12,7 +12,7 @@ use crate::{
     digest::Digest,
     error::{Class, Error},
     event::{Event, Warning},
-    execute::sandbox::{EntryStat, StepSpec, SwapReport, SwapRoot},
+    execute::sandbox::{EntryStat, StepSpec, SwapReport, SwapRoot, VOLUMES_OF_OTHERS},
     layer::WrittenLayer,
     plan::RunOp,
     resolve::LayerRef,
@@ -85,6 +85,7 @@ impl Solver {
             side: side.real(&side.root()),
             tree: inside.to_owned(),
             added_hosts: self.added_hosts(),
+            owned: VOLUMES_OF_OTHERS.map(Into::into).into(),
             delayer_bytes_max: DELAYER_BYTES_MAX.min(free / 3),
         })
     }

@@ -158,7 +158,7 @@ impl<'s> Surveyor<'s> {
         mount: &Mount,
         directory: &OwnedFd,
     ) -> Result<(), SwapError> {
-        if self.is_system(path) || self.wanted.contains(path) || !self.gives_way(path)? {
+        if self.is_system(path) || self.wanted.contains(path) || !self.gives_way(path, mount)? {
             return Ok(());
         }
         let stage = stage_kind(self.stage, path)?;
@@ -190,8 +190,8 @@ impl<'s> Surveyor<'s> {
                 let name = String::from_utf8_lossy(&child).into_owned();
                 return Err(SwapError::VolumeBusy { path: path.to_string(), name });
             }
-            if self.table.at(&below).is_some() {
-                if self.gives_way(&below)? && !self.wanted.contains(&below) {
+            if let Some(mount) = self.table.at(&below) {
+                if self.gives_way(&below, mount)? && !self.wanted.contains(&below) {
                     return Err(in_the_way(&below, "a volume inside of another", "files"));
                 }
                 kept.insert(child);
@@ -202,12 +202,16 @@ impl<'s> Surveyor<'s> {
         Ok(())
     }
 
-    /// Whether the stage has something at a mount, or the step works there.
-    fn gives_way(&self, path: &EntryPath) -> Result<bool, SwapError> {
+    /// Whether the stage has something at a mount, or the step works there. For an empty directory of the stage what can't
+    /// give way, or belongs to others, need not.
+    fn gives_way(&self, path: &EntryPath, mount: &Mount) -> Result<bool, SwapError> {
         if self.stage.is_none() {
             return Ok(false);
         }
-        Ok(self.working_directory.is_within(path) || stage_has(self.stage, path)?)
+        let may_stay = mount.read_only || self.staying.iter().any(|other| path.is_within(other));
+        Ok(self.working_directory.is_within(path)
+            || stage_has(self.stage, path)?
+            || !may_stay && stage_kind(self.stage, path)?.is_some())
     }
 
     fn is_system(&self, path: &EntryPath) -> bool {
