@@ -119,7 +119,7 @@ tL4ndQavEi51mI38AjEAi/V3bNTIZargCyzuFJ0nN6T5U6VR5CmD1/iQMVtCnwr1
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), format!("# a comment\n{PEM}{PEM}")).unwrap();
         let mut roots = RootCertStore::empty();
-        add_file(&mut roots, "--ca-file", file.path()).unwrap();
+        add_file(&mut roots, file.path()).unwrap();
         assert_eq!(roots.len(), 2);
     }
 

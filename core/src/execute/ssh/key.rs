@@ -1,6 +1,10 @@
 //! Private keys from files, without a passphrase: OpenSSH's form (PROTOCOL.key), PKCS#1 and PKCS#8.
 
-use std::{fs::File, io::Read, path::PathBuf};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::{
@@ -57,18 +61,18 @@ static CURVES: [Curve; 2] = [
 
 /// Reads keys from files.
 pub(super) fn load(files: &[PathBuf]) -> Result<Vec<PrivateKey>, SshError> {
-    files.iter().map(load_one).collect()
+    files.iter().map(|file| load_one(file)).collect()
 }
 
-fn load_one(path: &PathBuf) -> Result<PrivateKey, SshError> {
-    let failed = |error| SshError::Read(path.clone(), error);
+fn load_one(path: &Path) -> Result<PrivateKey, SshError> {
+    let failed = |error| SshError::Read(path.to_owned(), error);
     let mut text = Vec::new();
     let file = open_at_real_root(path).map(File::from);
     let file = file.map_err(|error| failed(error.into()))?;
     file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
     let mut key = parse(&text).map_err(|fault| match fault {
-        Fault::Encrypted => SshError::Encrypted(path.clone()),
-        Fault::Other(reason) => SshError::Key { path: path.clone(), reason },
+        Fault::Encrypted => SshError::Encrypted(path.to_owned()),
+        Fault::Other(reason) => SshError::Key { path: path.to_owned(), reason },
     })?;
     if key.comment.is_empty() {
         key.comment = path.as_os_str().as_encoded_bytes().to_vec();

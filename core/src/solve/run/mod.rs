@@ -126,7 +126,6 @@ impl Solver {
         vertex: &Vertex,
     ) -> Result<Ran, Error> {
         let user = self.run_user(run, layers, snapshot).await?;
-        self.check_owners(run, snapshot, &user)?;
         let mounts = self.mounts(run, work).await?;
         let environment = environment(run, &user, &mounts.environment);
         spec.mounts = mounts.mounts.clone();

@@ -172,7 +172,8 @@ impl Step<'_> {
         let exchange = &self.keeper.exchange;
         let stage = entry_path(&self.root.tree)?;
         let mut options = Options::new(self.working_directory()?);
-        options.owned = self.root.owned.iter().map(|path| entry_path(path)).collect::<Result<_, _>>()?;
+        options.owned =
+            self.root.owned.iter().map(|path| entry_path(path)).collect::<Result<_, _>>()?;
         let delayered = exchange.delayer(&stage, &options, self.root.delayer_bytes_max)?;
         let plan = exchange.plan(&stage, &options)?;
         let volumes = Volumes::observe(&self.keeper.root, self.volumes(plan.staying()));
