@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::table::Row;
 use crate::support::{
     Build, Layout, Member, Peers, TarForge, http, peers,
-    places::{Container, Done, Image, OrdinaryUser, RootFiles, Volume},
+    places::{Container, Done, OrdinaryUser, RootFiles, Volume},
 };
 
 /// Written on the tmpfs that every container has, so that the root stays untouched.
@@ -102,7 +102,6 @@ impl Outcome {
 /// A container in which builds run one after another.
 pub struct Job {
     container: Container,
-    image: Image,
     state: Option<&'static str>,
     volumes: &'static [Volume],
 }
@@ -111,15 +110,9 @@ impl Job {
     pub fn start(row: &Row) -> Job {
         Job {
             container: row.place.start(),
-            image: row.place.image,
             state: row.state,
             volumes: row.place.volumes,
         }
-    }
-
-    /// Directories of the image are copied out of its layers by the first step, our own two as well.
-    pub fn is_delayered(&self) -> bool {
-        true
     }
 
     pub fn build(&self, name: &str, options: &[&str]) -> Outcome {
