@@ -21,7 +21,7 @@ use crate::{
     tree::{EntryPath, Timestamp},
 };
 
-/// Copies without what a plain tree can't repeat: links by the link counts of the layers below, and a directory into itself,
+/// Copies and moves without what a plain tree can't repeat: links by the link counts of the layers below, and a directory into itself,
 /// which stops where the order of the file system has it.
 const COPY: &str = r#"cp() {
     from=$(readlink -f "${@: -2:1}") && to=$(readlink -f "${@: -1}") || return 1
@@ -29,6 +29,16 @@ const COPY: &str = r#"cp() {
         "$from/"*) return 1 ;;
     esac
     command cp -rP --preserve=mode,ownership,timestamps,xattr "${@:2}"
+}
+mv() {
+    from=$(readlink -f "${@: -2:1}") && to=$(readlink -m "${@: -1}") || return 1
+    if [ -d "$from" ] && [ -n "$(find "$from" -name 'hard-*' -type f)" ]; then
+        [ "$(dirname "$to")" = "$PWD" ] && [ ! -e "$to" ] || return 1
+    fi
+    case "$from:$to" in
+        *hard-*:*hard-*) return 1 ;;
+    esac
+    command mv "$@"
 }"#;
 
 proptest! {

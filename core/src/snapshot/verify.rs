@@ -52,8 +52,13 @@ pub fn verify(
         differences.push(Difference { path: EntryPath::root(), kind });
     }
     let verifier = || Verifier { baseline, differences: Vec::new(), buffer: Vec::new() };
-    for verifier in walk(root, threads, ROOT, verifier)? {
-        differences.extend(verifier.differences);
+    match walk(root, threads, ROOT, verifier) {
+        Ok(verifiers) => differences.extend(verifiers.into_iter().flat_map(|v| v.differences)),
+        // The tree itself was deleted: its handle has no name any more.
+        Err(BaselineError::Walk(error)) if error.source.kind() == io::ErrorKind::NotFound => {
+            differences.push(Difference { path: error.path, kind: DifferenceKind::Gone });
+        }
+        Err(error) => return Err(error),
     }
     differences.sort_unstable();
     Ok(differences)

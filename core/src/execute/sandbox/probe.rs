@@ -187,8 +187,9 @@ fn rename_at_root(root: &Path) -> Result<(), SandboxError> {
     let process = std::process::id();
     let old = root.join(format!(".bareboat-probe-{process}"));
     let new = root.join(format!(".bareboat-probed-{process}"));
-    let before = stat(root).named("stat", root)?;
+    let before = stat(root);
     mkdirat(CWD, &old, Mode::RWXU).named("mkdir", &old)?;
+    let before = before.named("stat", root)?;
     let renamed = renameat_with(CWD, &old, CWD, &new, RenameFlags::NOREPLACE);
     let left = if renamed.is_ok() { &new } else { &old };
     unlinkat(CWD, left, AtFlags::REMOVEDIR).named("rmdir", left)?;

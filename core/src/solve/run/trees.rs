@@ -151,14 +151,16 @@ impl Solver {
             (tree, differences)
         });
         let (mut tree, differences) = checked.await?;
-        let differences = differences.map_err(host)?;
-        let Some(first) = differences.first() else {
-            tree.seen = self.plain.steps();
-            return Ok(Some(tree));
+        let what = match differences.as_deref() {
+            Ok([]) => {
+                tree.seen = self.plain.steps();
+                return Ok(Some(tree));
+            }
+            Ok([first, ..]) => format!("{} and perhaps more", first.path),
+            Err(error) => error.to_string(),
         };
         let message = format!(
-            "a step changed files of another stage in the state directory (/{} and perhaps more): that stage's file system is made anew from its layers",
-            first.path
+            "a step changed files of another stage in the state directory ({what}): that stage's file system is made anew from its layers"
         );
         self.parts.services.reporter.report(Event::Warning(Warning {
             message,

@@ -78,7 +78,6 @@ fn a_volume_where_the_step_works_is_emptied_for_it() {
 fn a_volume_where_the_stage_has_nothing_stays() {
     isolated(|| {
         let world = with_volume();
-        world.at_stage("mkdir workspace");
         let exchange = world.exchange();
         let plan = world.plan(&exchange).unwrap();
         assert!(plan.volumes().is_empty());
@@ -88,7 +87,21 @@ fn a_volume_where_the_stage_has_nothing_stays() {
         let out = swapped.swap_out().unwrap();
         assert!(out.rewritten.is_empty());
         world.at_root("[ $(cat workspace/new) = kept ]");
-        world.at_stage("[ -z \"$(ls -A workspace)\" ]");
+        world.at_stage("[ ! -e workspace ]");
+    });
+}
+
+#[test]
+fn an_empty_directory_of_the_stage_has_its_place_in_a_volume_unless_others_use_that() {
+    isolated(|| {
+        let mut world = with_volume();
+        world.at_stage("mkdir workspace");
+        let exchange = world.exchange();
+        assert_eq!(world.plan(&exchange).unwrap().volumes(), [path("workspace")]);
+        drop(exchange);
+        world.options.owned.push(path("workspace"));
+        let exchange = world.exchange();
+        assert!(world.plan(&exchange).unwrap().volumes().is_empty());
     });
 }
 
