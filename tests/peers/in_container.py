@@ -2,7 +2,7 @@
 """in_container.py ID[,ID…] FOLDER INSIDE COMMAND…: runs a command in a container of runc, in one that is free if there are several.
 
 FOLDER is a directory of this machine that the container has at INSIDE: paths in it are said anew, in arguments, variables and for the
-working directory. Of the environment comes along what FOLDER/environment (NAME=VALUE, each ended by a zero byte) does not have. A state
+working directory. FOLDER/git is on PATH there. Of the environment comes along what FOLDER/environment (NAME=VALUE, each ended by a zero byte) does not have. A state
 directory (--state-dir, BAREBOAT_STATE_DIR) becomes one of the container's own root. Where the container has the machine's network, the
 command has the network namespace of who calls this. One command at a time is in a container: while a build's step has the container's
 root no program of the container can be started. Standard library only.
@@ -46,6 +46,8 @@ def main():
             command[at + 1] = state(command[at + 1])
     cwd = os.getcwd()
     where = there(cwd) if cwd.startswith(folder) else "/"
+    if os.path.isdir(folder + "/git"):
+        new["PATH"] = f"{inside}/git:/bareboat:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/busybox"
     environment = [f"--env={name}={there(value)}" for name, value in new.items()]
     os.execvp("runc", ["runc", "exec", f"--cwd={where}", *environment, container, *map(there, command)])
 

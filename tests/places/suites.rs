@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::table;
-use crate::support::places::{Container, Place, Volume};
+use crate::support::{
+    peers,
+    places::{Container, Place, Volume},
+};
 
 /// Cases, results and layouts of bases come and go through it.
 const VOLUME: &str = "/golden";
@@ -22,6 +25,9 @@ struct Containers(Vec<Container>);
 impl Containers {
     fn start(count: usize) -> Containers {
         let first = PLACE.start();
+        let git = first.volume(VOLUME).join("git");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/portable_git.py");
+        peers::run("python3", [script, git.to_str().unwrap(), &format!("{VOLUME}/git")]);
         let others: Vec<_> = (1..count).map(|_| first.start_another(&PLACE)).collect();
         Containers(std::iter::once(first).chain(others).collect())
     }
