@@ -169,6 +169,9 @@ impl Session {
             }
             built.push(Built { solved: solved?, solver });
         }
+        if private.is_some() {
+            self.until_canceled(async { Ok(sandbox::keep_root_async().await) }).await?;
+        }
         drop(private);
         let images = built.iter().map(|built| built.solved.image.clone()).collect();
         let artifact = Artifact::new(images, &self.request.image).map_err(|error| {
@@ -189,7 +192,9 @@ impl Session {
             return Ok(None);
         }
         let side = self.side.as_ref().unwrap_or(&self.store);
-        PrivateRoot::enter(side).map(Some)
+        let private = PrivateRoot::enter(side)?;
+        sandbox::leave_root();
+        Ok(Some(private))
     }
 
     /// Plans every platform, and tells all faults that can be known by then together.
@@ -304,7 +309,10 @@ async fn side(request: &BuildRequest, services: &Services) -> Result<Option<Stor
         return Ok(None);
     }
     let side = PathBuf::from(SWAP_STATE);
-    if side.is_dir() && sandbox::repair(side.clone()).await? {
+    // A repair is a swap of its own.
+    sandbox::leave_root();
+    let repaired = side.is_dir() && sandbox::repair(side.clone()).await?;
+    if repaired {
         services.reporter.report(Event::Warning(Warning {
             message:
                 "a build that was killed had left its files at /: the container's own are back"
@@ -313,11 +321,12 @@ async fn side(request: &BuildRequest, services: &Services) -> Result<Option<Stor
             hint: None,
         }));
     }
-    if request.state_directory == side {
-        return Ok(None);
-    }
-    let opened = Store::open(&side, services.boot_id.clone());
-    opened.map(Some).map_err(|error| Error::from_cause(Class::Host, error))
+    let opened = match request.state_directory == side {
+        true => Ok(None),
+        false => Store::open(&side, services.boot_id.clone()).map(Some),
+    };
+    sandbox::keep_root_async().await;
+    opened.map_err(|error| Error::from_cause(Class::Host, error))
 }
 
 /// The process's private root, left when this is dropped.

@@ -19,7 +19,10 @@ mod trust;
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use bareboat_core::{Error, execute::sandbox::Host};
+use bareboat_core::{
+    Error,
+    execute::sandbox::{self, Host},
+};
 use flags::{Environment, Invocation};
 
 /// Blocking calls that run at once: file reads and name look-ups. Hashing, compression and walks have their own threads.
@@ -29,6 +32,7 @@ const SHUTDOWN_SECONDS_MAX: u64 = 1;
 
 fn main() -> ExitCode {
     bareboat_core::helper_main();
+    sandbox::keep_root();
     std::panic::set_hook(Box::new(|panic| render::bug(&panic.to_string())));
     let environment = Environment::of_process();
     let raw = match flags::parse(std::env::args_os()) {

@@ -8,7 +8,8 @@ DIR is tests/golden unless told: what a real BuildKit made. tests/cases holds ou
 Fails if a case that the list names did not pass (or does not exist), and reports the cases that pass without being listed, so that the
 list is kept true; --update rewrites it instead. --ordinary builds as an ordinary user (ordinary.py), for whom all listed cases must pass
 but those of NEEDS_ROOT, and whose state `bareboat cache prune` must be able to delete. With --except only listed cases are run, and not
-those of that file: for a place where not every case can pass; with --update too that file is made anew instead. Of the cases without a
+those of that file: for a place where not every case can pass; with --update too that file is kept true instead: what fails is in it, with the
+reason that its line says. Of the cases without a
 RUN, which hardly depend on the place, --sample N runs every Nth. A case that this machine could not set up counts as failed if it is
 listed. The last line is `N passed, N failed`: of the listed cases.
 """
@@ -17,7 +18,6 @@ import argparse, json, os, re, shlex, shutil, subprocess, sys, tempfile
 HERE = os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(os.path.dirname(HERE), "golden")
 HEADER = "# Cases that pass; none may fail again. Kept by `tests/run --update-golden`.\n"
-EXCEPTIONS = "# Cases that cannot pass there. Kept by `tests/run --update-places`.\n"
 
 
 # Some cases copy their own Dockerfile, which names the registry: its address has to be the recorded one, localhost:5006. In a network
@@ -40,7 +40,7 @@ NEEDS_ROOT = {
 
 def read_list(path):
     with open(path, encoding="utf-8") as lines:
-        return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+        return {line.partition("#")[0].strip() for line in lines} - {""}
 
 
 def has_steps(case):
@@ -107,6 +107,19 @@ def show(title, results, names, differences_max):
             print(f"      {aspect:8} {text}")
 
 
+def update_exceptions(path, failed):
+    """What stays excepted keeps its line, with the reason that it says, and the comments above it."""
+    with open(path, encoding="utf-8") as lines:
+        lines = lines.read().splitlines()
+    name = lambda line: line.partition("#")[0].strip()
+    kept = [line for line in lines if line.startswith("#") or name(line) in failed]
+    new = sorted(failed - {name(line) for line in kept})
+    with open(path, "w", encoding="utf-8") as out:
+        out.write("".join(line + "\n" for line in kept + new))
+    print(f"{path}: {len(failed)} cases, {len(new)} of them new")
+    return 0
+
+
 def update(path, names, header):
     with open(path, "w", encoding="utf-8") as out:
         out.write(header + "".join(name + "\n" for name in sorted(names)))
@@ -140,7 +153,7 @@ def main():
             prune(options)
     passing = {name for name, result in results.items() if result["verdict"] == "PASS"}
     if options.update and options.exceptions:
-        return update(options.exceptions, set(results) - passing, EXCEPTIONS)
+        return update_exceptions(options.exceptions, set(results) - passing)
     if options.update:
         if options.cases:
             passing |= read_list(options.list) - set(results)

@@ -3,6 +3,9 @@ FROM {debian} AS build
 ENV DEBIAN_FRONTEND=noninteractive
 # As Debian's images on Docker Hub have it: files of packages are not synced one by one.
 RUN echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/unsafe-io
+# Several places may have the machine's network at once: PostgreSQL listens on its socket alone.
+RUN mkdir -p /etc/postgresql-common/createcluster.d \
+ && echo "listen_addresses = ''" > /etc/postgresql-common/createcluster.d/socket.conf
 RUN apt-get update \
  && apt-get install -y --no-install-recommends default-jre-headless gcc libc6-dev postgresql python3-minimal \
  && apt-get clean && rm -rf /var/lib/apt/lists/*

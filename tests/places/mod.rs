@@ -3,7 +3,6 @@
 
 mod builds;
 mod faithful;
-
 mod suites;
 mod table;
 
@@ -137,9 +136,11 @@ fn assert_user(subordinate_ids: bool, allows: Rung) {
     for name in ["everyday", "again"] {
         let outcome = builds::as_user(&user, name);
         if rung == Rung::Nothing {
-            outcome.failure(7, &["hint:"]);
+            outcome.failure(7, &["hint:", "usermod --add-subuids"]);
         } else {
-            assert_eq!(outcome.success().digest(), host_digest(name));
+            let outcome = outcome.success();
+            assert_eq!(outcome.sandbox().as_deref(), rung.name());
+            assert_eq!(outcome.digest(), host_digest(name));
         }
     }
 }

@@ -5,9 +5,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
-use super::{Done, Place, RootFiles, done, podman};
+use super::{Done, Place, RootFiles, Volume, done, podman};
 use crate::support::peers::{self, unique};
 
 /// Dropping it removes it.
@@ -16,13 +17,23 @@ pub struct Container {
     id: String,
     pid: u32,
     /// What its volumes hold.
-    volumes: tempfile::TempDir,
+    volumes: Arc<tempfile::TempDir>,
 }
 
 impl Container {
     pub(super) fn start(place: &Place) -> Container {
+        let folder = tempfile::tempdir().unwrap();
+        make_volumes(place, folder.path());
+        Container::with_volumes(place, Arc::new(folder))
+    }
+
+    /// A further container of the same place, with the very volumes of this one.
+    pub fn start_another(&self, place: &Place) -> Container {
+        Container::with_volumes(place, self.volumes.clone())
+    }
+
+    fn with_volumes(place: &Place, volumes: Arc<tempfile::TempDir>) -> Container {
         let name = format!("place-{}", unique());
-        let volumes = tempfile::tempdir().unwrap();
         let mut arguments = vec!["run".to_owned(), "--detach".to_owned(), "--name".to_owned()];
         arguments.push(name.clone());
         arguments.extend(place.options());
@@ -96,10 +107,9 @@ impl Drop for Container {
     }
 }
 
-fn volume_options(place: &Place, folder: &Path) -> Vec<String> {
+fn make_volumes(place: &Place, folder: &Path) {
     // Where the container's root is another user, it comes past the test's own folder.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut options = Vec::new();
     for volume in place.volumes {
         let directory = folder.join(volume_name(volume.path));
         fs::create_dir(&directory).unwrap();
@@ -107,10 +117,16 @@ fn volume_options(place: &Place, folder: &Path) -> Vec<String> {
         for (name, content) in volume.files {
             fs::write(directory.join(name), content).unwrap();
         }
-        let access = if volume.writable { "rw" } else { "ro" };
-        options.push(format!("--volume={}:{}:{access}", directory.display(), volume.path));
     }
-    options
+}
+
+fn volume_options(place: &Place, folder: &Path) -> Vec<String> {
+    let option = |volume: &Volume| {
+        let directory = folder.join(volume_name(volume.path));
+        let access = if volume.writable { "rw" } else { "ro" };
+        format!("--volume={}:{}:{access}", directory.display(), volume.path)
+    };
+    place.volumes.iter().map(option).collect()
 }
 
 fn volume_name(path: &str) -> String {

@@ -23,6 +23,7 @@ mod stubs;
 pub mod swap;
 mod system;
 mod verdict;
+mod visit;
 mod wire;
 
 use std::{
@@ -48,6 +49,7 @@ pub use self::{
     },
     swap::{EntryStat, LevelOutcome, RenamedEntry, StepNote, SwapError, SwapReport},
     verdict::{Probe, Rung, Unavailable, Verdict, Way},
+    visit::{keep_root, keep_root_async, leave_root},
 };
 
 /// The name (argv[0]) under which this program is a helper.

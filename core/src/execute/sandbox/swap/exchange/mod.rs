@@ -5,7 +5,8 @@
 //! /                     level 0: its children move, but mount points, levels and the side directory
 //! /etc                  a level, because /etc/hosts is mounted below it
 //! /.bareboat            the side directory, on the same mount as /
-//!   swap.lock           held from [`Exchange::lock`] on: two builds in one container take turns
+//!   swap.lock           held from [`Exchange::lock`] on: two builds in one container take turns; shared by those that are
+//!                       at the container's own root
 //!   swap.journal        what a repair needs to know (see `journal.rs`)
 //!   host/               the container's own children while a stage is at /
 //!   strays/             what was in the way of the container's own when that came back
@@ -56,7 +57,7 @@ pub use self::{
 use self::{error::Named, ops::Ops};
 use crate::tree::EntryPath;
 
-const LOCK: &str = "swap.lock";
+pub(in super::super) const LOCK: &str = "swap.lock";
 
 /// The container's root, and the side directory in it.
 pub struct Place {

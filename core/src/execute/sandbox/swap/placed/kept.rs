@@ -2,13 +2,16 @@
 //! is to be there is copied there, and removed afterwards.
 
 use std::{
-    ffi::OsString,
-    os::fd::{AsFd, OwnedFd},
+    ffi::{OsStr, OsString},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{self, AtFlags, Mode, OFlags, openat},
+    fs::{self, AtFlags, Mode, OFlags, StatVfsMountFlags, openat},
     io::Errno,
 };
 
@@ -34,6 +37,9 @@ use crate::{
 
 /// The directories that hold the kernel's and the container's own file systems.
 const KEPT: [&str; 2] = ["dev", "sys"];
+
+/// Where programs are that have a name in a mount that forbids them.
+const BESIDE: &str = "/.bareboat-programs";
 
 /// The mount that stays and holds this target, if one does.
 pub(super) fn mount_above(
@@ -90,6 +96,18 @@ impl Placed<'_> {
         self.fill_kept(mount, &directory, real.join(last))
     }
 
+    /// Puts a program into the tree, and a link to it where it was to be: its name remains the one that it is called by.
+    fn put_beside(
+        &mut self,
+        mount: &StepMount,
+        directory: &OwnedFd,
+        name: &OsStr,
+    ) -> Result<(), SandboxError> {
+        let target = Path::new(BESIDE).join(name);
+        fs::symlinkat(&target, directory, name).named("symlink", &mount.target)?;
+        self.put_one(&StepMount { target, source: mount.source.clone() })
+    }
+
     fn fill_kept(
         &mut self,
         mount: &StepMount,
@@ -104,6 +122,9 @@ impl Placed<'_> {
                 if *writable && source.is_dir() {
                     let home = Some(Home { path: source.clone() });
                     self.journal.add(&Record::Kept { path: real.clone(), home })?;
+                }
+                if is_program(&source) && forbids_programs(directory)? {
+                    return self.put_beside(mount, directory, name);
                 }
                 objects::copy(&source, &path)
             }
@@ -121,6 +142,18 @@ impl Placed<'_> {
             }
         }
     }
+}
+
+/// Whether it is a file that is to be executed, as a here-document's script is.
+fn is_program(source: &Path) -> bool {
+    let metadata = source.metadata();
+    metadata.is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// Some runtimes, podman for one, mount /dev so that nothing in it can be executed.
+fn forbids_programs(directory: &OwnedFd) -> Result<bool, SandboxError> {
+    let flags = fs::fstatvfs(directory).named("fstatvfs", "/dev")?.f_flag;
+    Ok(flags.contains(StatVfsMountFlags::NOEXEC))
 }
 
 /// Removes what was made, or, with a home, takes it there first.
