@@ -256,6 +256,11 @@ fn doctor_tells_whose_keys_ecr_gets() {
     let place = Place::new();
     let path = place.write(".docker/config.json", &login(CLEAN, "AWS", PASSWORD));
     assert_eq!(place.source(&reference), path);
+    // A file that was named for this call comes before the keys.
+    let mut place = with_keys("AKIADOCTOR");
+    let path = place.write("named.json", &login(CLEAN, "AWS", PASSWORD));
+    place.env("REGISTRY_AUTH_FILE", &path);
+    assert_eq!(place.source(&reference), path);
 }
 
 #[test]
