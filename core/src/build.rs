@@ -226,7 +226,11 @@ impl Session {
             return Vec::new();
         }
         let own = join_all(work.iter().map(|(solver, work)| solver.faults(work)));
-        let (own, pushes) = tokio::join!(own, output::push_faults(&self.client, &self.request));
+        let changes = work.iter().any(|(solver, work)| {
+            work.changes_image && solver.request().source_date_epoch.is_none()
+        });
+        let pushes = output::push_faults(&self.client, &self.request, changes);
+        let (own, pushes) = tokio::join!(own, pushes);
         own.into_iter().flatten().chain(pushes).collect()
     }
 

@@ -18,10 +18,18 @@ pub struct Aws {
     pub variables: Variables,
 }
 
-/// Takes the helper for ECR out of Docker's configuration, and says where it was named.
-pub fn take_helper(config: DockerConfigKeychain) -> (DockerConfigKeychain, EcrLogin) {
-    let (registries, everywhere) = config.uses_of_helper(HELPER);
-    (config.without_helper(HELPER), EcrLogin { registries, everywhere })
+/// Takes the helper for ECR out of the configurations, and says where it was named.
+pub fn take_helper(configs: &mut Vec<DockerConfigKeychain>) -> EcrLogin {
+    let mut login = EcrLogin::default();
+    let taken = configs.drain(..).map(|config| {
+        let (registries, everywhere) = config.uses_of_helper(HELPER);
+        login.registries.extend(registries);
+        login.everywhere |= everywhere;
+        config.without_helper(HELPER)
+    });
+    let rest: Vec<_> = taken.collect();
+    *configs = rest;
+    login
 }
 
 /// Puts ECR before and after the other `keychains`, and its hooks into `options`.

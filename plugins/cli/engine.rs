@@ -8,9 +8,11 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{flags::TransferRequest, signals::Cancel};
-#[cfg(feature = "aws")]
-use bareboat_core::registry::ChainKeychain;
+use crate::{
+    credentials::{self, Credentials},
+    flags::TransferRequest,
+    signals::Cancel,
+};
 use bareboat_core::{
     Class, Error,
     build::{self, Services as CoreServices},
@@ -20,7 +22,7 @@ use bareboat_core::{
     execute::sandbox::Host,
     preview::{self, BaseConfigs, Preview},
     registry::{
-        Client, ClientOptions, Diagnosis, DockerConfigKeychain, Helpers, Keychain, Names, Proxies,
+        ChainKeychain, Client, ClientOptions, Diagnosis, Helpers, Keychain, Names, Proxies,
         RegistryError, TlsIdentity, reference,
     },
     request::BuildRequest,
@@ -50,8 +52,7 @@ pub struct Registry {
     pub no_proxy: Option<String>,
     /// Hosts and networks that may speak plain http.
     pub insecure: Vec<String>,
-    /// Docker's configuration: its name and bytes, where there is one.
-    pub docker_config: Option<(PathBuf, Secret<Vec<u8>>)>,
+    pub credentials: Credentials,
     /// Where credential helpers are looked for, and what environment they get.
     pub helper_path: Vec<PathBuf>,
     pub helper_environment: Vec<(OsString, OsString)>,
@@ -215,35 +216,18 @@ async fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>)
         options.mirrors.entry(host).or_default().push(mirror);
     }
     options.skip_immutable = registry.skip_immutable;
-    let config = docker_config(
-        registry.docker_config,
-        Helpers::new(registry.helper_path, registry.helper_environment),
-    )?;
+    let helpers = Helpers::new(registry.helper_path, registry.helper_environment);
+    let mut configs = credentials::parse(&registry.credentials.configs, &helpers)?;
     #[cfg(feature = "aws")]
-    {
-        let (config, login) = match config.map(crate::aws::take_helper) {
-            Some((config, login)) => (Some(config), login),
-            None => Default::default(),
-        };
-        let keychains = config.into_iter().map(|c| Arc::new(c) as Arc<dyn Keychain>).collect();
-        let (options, keychains) = crate::aws::add(options, keychains, login, registry.aws).await?;
-        Ok((options, Arc::new(ChainKeychain(keychains))))
-    }
-    #[cfg(not(feature = "aws"))]
-    Ok(match config {
-        Some(config) => (options, Arc::new(config)),
-        None => (options, Arc::new(bareboat_core::registry::Anonymous)),
-    })
-}
-
-fn docker_config(
-    found: Option<(PathBuf, Secret<Vec<u8>>)>,
-    helpers: Helpers,
-) -> Result<Option<DockerConfigKeychain>, Error> {
-    let Some((path, bytes)) = found else { return Ok(None) };
-    DockerConfigKeychain::new(&path.display().to_string(), bytes.expose(), Some(helpers))
-        .map(Some)
-        .map_err(|error| Error::from_cause(Class::Usage, error))
+    let login = crate::aws::take_helper(&mut configs);
+    let shared = configs.drain(..).map(|config| Arc::new(config) as Arc<dyn Keychain>);
+    let mut keychains: Vec<_> = shared.collect();
+    let usual = keychains.split_off(registry.credentials.named);
+    #[cfg(feature = "aws")]
+    let (options, usual) = crate::aws::add(options, usual, login, registry.aws).await?;
+    keychains.extend(usual);
+    keychains.extend(credentials::of_jobs(registry.credentials.jobs));
+    Ok((options, Arc::new(ChainKeychain(keychains))))
 }
 
 /// A file of the system that need not be there.

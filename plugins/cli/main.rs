@@ -3,6 +3,7 @@
 #[cfg(feature = "aws")]
 mod aws;
 mod check;
+mod credentials;
 mod diagnostics;
 mod doctor;
 mod engine;

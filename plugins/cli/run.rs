@@ -8,10 +8,10 @@ use bareboat_core::{
     event::{Event, Warning},
     execute::sandbox::Host,
     preview::BaseConfigs,
-    secret::Secret,
 };
 
 use crate::{
+    credentials,
     engine::{self, BuildResult, Registry, Services},
     flags::{Build, Check, Environment, Plan, RegistryOptions, Task, Transfer},
     identity, outputs,
@@ -19,8 +19,6 @@ use crate::{
     signals, trust,
 };
 
-/// Far above any configuration of Docker's.
-const DOCKER_CONFIG_BYTES_MAX: u64 = 4 << 20;
 /// As for configurations that a registry sends.
 const BASE_CONFIG_BYTES_MAX: u64 = 8 << 20;
 
@@ -193,10 +191,6 @@ fn stays_here() -> Warning {
 
 fn registry(options: RegistryOptions, environment: &Environment) -> anyhow::Result<Registry> {
     let path = environment.get("PATH").map(|path| std::env::split_paths(path).collect());
-    let docker_config = match &options.docker_config {
-        Some(path) => read_config(path)?.map(|bytes| (path.clone(), Secret::new(bytes))),
-        None => None,
-    };
     let roots = trust::roots(&options.ca_files, environment)?;
     Ok(Registry {
         identities: identity::identities(&options, &roots)?,
@@ -206,7 +200,7 @@ fn registry(options: RegistryOptions, environment: &Environment) -> anyhow::Resu
         https_proxy: options.proxies.https,
         no_proxy: options.proxies.no_proxy,
         insecure: options.insecure,
-        docker_config,
+        credentials: credentials::read(&options.credentials)?,
         helper_path: path.unwrap_or_default(),
         helper_environment: environment.variables.clone().into_iter().collect(),
         skip_immutable: options.skip_immutable,
@@ -223,25 +217,6 @@ fn aws_variables(environment: &Environment) -> bareboat_ecr::Variables {
         .iter()
         .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned())));
     bareboat_ecr::Variables::new(texts)
-}
-
-/// Docker's configuration, or `None` where there is none.
-fn read_config(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    let wrong = |error: io::Error| {
-        Error::new(Class::Usage, format!("Docker's configuration {}: {error}", path.display()))
-            .hint("DOCKER_CONFIG names the directory that holds config.json")
-    };
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(wrong(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(DOCKER_CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(wrong)?;
-    if bytes.len() as u64 > DOCKER_CONFIG_BYTES_MAX {
-        return Err(wrong(io::Error::other("it is too large")));
-    }
-    Ok(Some(bytes))
 }
 
 async fn disk_usage(state_directory: &Path) -> anyhow::Result<()> {
@@ -261,16 +236,6 @@ async fn prune(state_directory: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_missing_docker_config_is_none_and_a_bad_one_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.json");
-        assert_eq!(read_config(&path).unwrap(), None);
-        fs::write(&path, b"{}").unwrap();
-        assert_eq!(read_config(&path).unwrap(), Some(b"{}".to_vec()));
-        assert!(read_config(folder.path()).unwrap_err().title().contains("Docker's configuration"));
-    }
 
     #[test]
     fn the_warning_names_both_flags() {

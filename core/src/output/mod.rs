@@ -4,7 +4,7 @@ mod files;
 mod names;
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::File,
     io::{self, Write},
     path::Path,
@@ -42,19 +42,47 @@ pub struct Written {
     pub pushed_bytes: u64,
 }
 
-/// What is wrong with the repositories that the image goes to.
-pub async fn push_faults(client: &Client, request: &BuildRequest) -> Vec<Error> {
+/// What is wrong with the repositories that the image goes to. `changes`: what is pushed is certainly none that was pushed
+/// before.
+pub async fn push_faults(client: &Client, request: &BuildRequest, changes: bool) -> Vec<Error> {
     let targets = match pushes(request) {
         Ok(targets) => targets,
         Err(error) => return vec![error],
     };
-    let names = targets.iter().flat_map(|target| &target.names);
-    let repositories: BTreeSet<Repository> = names.map(Repository::from).collect();
-    let checks = repositories.iter().map(|repository| async move {
-        let refused = client.check_push(repository).await.err()?;
-        Some(refused.into_error(Class::Push).context(format!("cannot push to {repository}")))
+    let mut repositories: BTreeMap<Repository, Vec<&Reference>> = BTreeMap::new();
+    for target in &targets {
+        for name in &target.names {
+            let tags = repositories.entry(Repository::from(name)).or_default();
+            tags.extend((!target.by_digest).then_some(name));
+        }
+    }
+    let checks = repositories.iter().map(|(repository, tags)| async move {
+        let (kept, all) = kept_tags(client, tags).await;
+        match (changes && !client.skip_immutable(), kept.is_empty(), all) {
+            (true, false, _) => kept,
+            // Nothing is sent to it, whether or not they name this very image.
+            (_, _, true) => Vec::new(),
+            _ => push_fault(client, repository).await.into_iter().collect(),
+        }
     });
     join_all(checks).await.into_iter().flatten().collect()
+}
+
+async fn push_fault(client: &Client, repository: &Repository) -> Option<Error> {
+    let refused = client.check_push(repository).await.err()?;
+    Some(refused.into_error(Class::Push).context(format!("cannot push to {repository}")))
+}
+
+/// The tags that can't be moved to another image, each as an error, and whether these are all.
+async fn kept_tags(client: &Client, tags: &[&Reference]) -> (Vec<Error>, bool) {
+    let kept = tags.iter().map(|tag| async move {
+        let there = push::kept(client, tag).await?;
+        let error = push::PushError::Kept { destination: tag.whole(), there };
+        Some(error.into_error())
+    });
+    let kept: Vec<Error> = join_all(kept).await.into_iter().flatten().collect();
+    let all = !tags.is_empty() && kept.len() == tags.len();
+    (kept, all)
 }
 
 /// Writes the artifact to every output.

@@ -19,7 +19,7 @@ mod tags;
 mod uploader;
 
 pub use document::{Document, pinned, put_document};
-pub use tags::kept_tags;
+pub use tags::{kept, kept_tags};
 pub use uploader::Uploader;
 
 /// A layer of an image to push.
@@ -96,6 +96,10 @@ pub enum PushError {
         "cannot push to {destination}: the tag is immutable and names {there} already, not {digest}"
     )]
     Immutable { destination: String, there: Digest, digest: Digest },
+    #[error(
+        "cannot push to {destination}: the tag is immutable and names {there} already, and this build makes another image"
+    )]
+    Kept { destination: String, there: Digest },
     #[error("cannot push to {destination}: the image's digest is {digest}")]
     OtherDigest { destination: String, digest: Digest },
     #[error("the manifest to push is not valid: {0}")]
@@ -115,12 +119,13 @@ impl PushError {
         let class = match self {
             PushError::Registry { .. }
             | PushError::Immutable { .. }
+            | PushError::Kept { .. }
             | PushError::OtherDigest { .. } => Class::Push,
             _ => Class::Bug,
         };
         let hint = match &self {
             PushError::Registry { error, .. } => error.hint(),
-            PushError::Immutable { .. } => Some(IMMUTABLE_HINT.into()),
+            PushError::Immutable { .. } | PushError::Kept { .. } => Some(IMMUTABLE_HINT.into()),
             _ => None,
         };
         let error = Error::from_cause(class, self);

@@ -43,6 +43,15 @@ pub(super) async fn standing(
     }
 }
 
+/// What `destination`'s tag names, where it can't be moved to anything else, as far as that can be found out.
+pub async fn kept(client: &Client, destination: &Reference) -> Option<Digest> {
+    let repository = Repository::from(destination);
+    client.hooks(&repository)?;
+    let tag = destination.tag()?;
+    let there = client.pushed_digest(&repository, tag).await.ok().flatten()?;
+    keeps(client, destination).await.then_some(there)
+}
+
 /// Of `destinations`, the ones that are left as they are because their tags name other content than `digest` and can't be
 /// moved. For what is not pushed by an [`super::Uploader`], such as an index.
 ///
@@ -121,12 +130,8 @@ impl Gate {
             return false;
         }
         for destination in &self.destinations {
-            let repository = Repository::from(destination);
-            if client.hooks(&repository).is_some()
-                && let Ok(Some(_)) = client.pushed_digest(&repository, &name(destination)).await
-                && keeps(client, destination).await
-            {
-                tracing::debug!(%repository, "an immutable tag exists: layers wait for the digest");
+            if kept(client, destination).await.is_some() {
+                tracing::debug!(%destination, "an immutable tag exists: layers wait for the digest");
                 return true;
             }
         }

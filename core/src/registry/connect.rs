@@ -267,6 +267,9 @@ fn connect_failure(error: &reqwest::Error) -> ConnectFailure {
     if matches!(find::<NameError>(error), Some(NameError::Unknown { .. })) {
         return ConnectFailure::NoSuchHost;
     }
+    if error.is_timeout() {
+        return ConnectFailure::TimedOut;
+    }
     match find::<rustls::Error>(error) {
         Some(rustls::Error::InvalidMessage(_)) => return ConnectFailure::NotTls,
         Some(_) if wants_certificate(error) => return ConnectFailure::ClientCertificate,

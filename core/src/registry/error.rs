@@ -75,6 +75,8 @@ pub enum RegistryError {
 pub enum ConnectFailure {
     /// Nobody listens, no way there, the address can't be found out.
     Network,
+    /// There was no answer at all.
+    TimedOut,
     /// The name has no address.
     NoSuchHost,
     /// The other side does not speak TLS.

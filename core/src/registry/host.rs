@@ -4,7 +4,7 @@ use std::{
     net::IpAddr,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -31,6 +31,7 @@ pub(crate) struct Host {
     /// By the name as written; never by what it resolves to.
     may_be_plain: bool,
     scheme: AtomicU8,
+    answered: AtomicBool,
     /// The innermost place that this registry answered from.
     peer: Mutex<Reach>,
     pub(crate) auth: HostAuth,
@@ -60,6 +61,7 @@ impl Host {
                 || is_loopback_name(host)
                 || insecure.into_iter().any(|pattern| pattern.matches(host, port)),
             scheme: AtomicU8::new(if forced_plain { PLAIN } else { UNDECIDED }),
+            answered: AtomicBool::new(false),
             peer: Mutex::new(literal.unwrap_or(Reach::Public)),
             secure,
             plain,
@@ -74,6 +76,15 @@ impl Host {
 
     pub(crate) fn is_plain(&self) -> bool {
         self.scheme.load(Ordering::Acquire) == PLAIN
+    }
+
+    /// Whether there was an answer of any kind.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Whether plain http is to be tried when TLS does not work.

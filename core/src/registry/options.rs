@@ -73,6 +73,8 @@ pub struct Proxies {
 pub struct Limits {
     /// How often a request is tried: registries throttle for seconds, not minutes.
     pub tries: u32,
+    /// The same for connections to a registry that has not answered yet: its name or its port may be wrong.
+    pub first_tries: u32,
     pub backoff_first: Duration,
     pub backoff_max: Duration,
     /// A `Retry-After` above this is a refusal.
@@ -100,6 +102,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             tries: 6,
+            first_tries: 3,
             backoff_first: Duration::from_millis(500),
             backoff_max: Duration::from_secs(30),
             retry_after_max: Duration::from_secs(120),

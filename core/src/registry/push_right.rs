@@ -8,7 +8,7 @@ use url::Url;
 use super::{
     auth::Access,
     client::{Client, Endpoint, Shared},
-    error::RegistryError,
+    error::{RefusalKind, RegistryError},
     host::shown,
     reference::Repository,
     transport::Target,
@@ -19,11 +19,23 @@ use super::{
 const TRIES: u32 = 2;
 
 impl Client {
-    /// Opens an upload in `repository`, which the first blob that is sent there uses.
+    /// Opens an upload in `repository`, which the first blob that is sent there uses. A repository that is missing, and
+    /// that the registry's provider is to create, is created.
     ///
     /// # Errors
     /// The registry's refusal: no such repository, no right, no credentials; or it can't be reached.
     pub async fn check_push(&self, repository: &Repository) -> Result<(), RegistryError> {
+        let Err(error) = self.open_upload(repository).await else { return Ok(()) };
+        let missing = matches!(error, RegistryError::UploadClosed { .. })
+            || error.kind() == Some(RefusalKind::NameUnknown);
+        // It may take a moment until the registry knows it; the first blob waits for that.
+        if missing && self.create_repository(repository).await? {
+            return Ok(());
+        }
+        Err(self.advised(repository, error).await)
+    }
+
+    async fn open_upload(&self, repository: &Repository) -> Result<(), RegistryError> {
         let endpoint = self.shared.endpoint(repository)?;
         let access = Access::push(&endpoint.repository);
         let mut call = endpoint.call(Method::POST, "blobs/uploads/", access, self.limits());

@@ -83,9 +83,25 @@ impl Shared {
                 Err(error) => error,
             };
             failed += 1;
-            let throttled = error.kind() == Some(RefusalKind::TooManyRequests);
-            let tries = if throttled { call.throttled_tries } else { call.tries };
+            let tries = self.tries(call, &error);
             self.pause(&call.host.name, failed, tries, error).await?;
+        }
+    }
+
+    /// How often `call` is sent, after `error`.
+    fn tries(&self, call: &Call<'_>, error: &RegistryError) -> u32 {
+        match error {
+            // The kernel has tried for long.
+            RegistryError::Connect { failure: ConnectFailure::TimedOut, .. }
+                if !call.host.has_answered() =>
+            {
+                1
+            }
+            RegistryError::Connect { .. } if !call.host.has_answered() => {
+                call.tries.min(self.limits().first_tries)
+            }
+            error if error.kind() == Some(RefusalKind::TooManyRequests) => call.throttled_tries,
+            _ => call.tries,
         }
     }
 
@@ -206,11 +222,13 @@ impl Shared {
         if !own || !call.host.may_try_plain() {
             let response = self.wire(client, call, &url, ticket.as_ref()).await?;
             if own {
+                call.host.note_answer();
                 self.http.note_peer(call.host, &url, response.remote_addr());
             }
             return Ok(Hop { response, url, ticket, own });
         }
         let (response, url) = self.wire_undecided(client, call, url, ticket.as_ref()).await?;
+        call.host.note_answer();
         self.http.note_peer(call.host, &url, response.remote_addr());
         Ok(Hop { response, url, ticket, own })
     }
@@ -374,7 +392,9 @@ fn speaks_no_tls(error: &RegistryError, has_port: bool) -> bool {
             ConnectFailure::NotTls | ConnectFailure::HandshakeCut => true,
             // Nobody listens on 443: without a written port, 80 is the other place to look.
             // A proxy for http may know the name.
-            ConnectFailure::Network | ConnectFailure::NoSuchHost => !has_port,
+            ConnectFailure::Network | ConnectFailure::NoSuchHost | ConnectFailure::TimedOut => {
+                !has_port
+            }
             ConnectFailure::Certificate | ConnectFailure::ClientCertificate => false,
         },
         _ => false,

@@ -113,7 +113,10 @@ impl Client {
     }
 
     /// Has the registry's provider create `repository`. Returns whether it is there now.
-    async fn create_repository(&self, repository: &Repository) -> Result<bool, RegistryError> {
+    pub(super) async fn create_repository(
+        &self,
+        repository: &Repository,
+    ) -> Result<bool, RegistryError> {
         let Some(hooks) = self.hooks(repository) else { return Ok(false) };
         Ok(hooks.create_repository(repository).await?)
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustix::fs::statvfs;
 
 use crate::{
+    cache::{self, CacheKey},
     dockerfile::mount::MountType,
     error::{Class, Error},
     execute::copy::{CopyError, check_named},
@@ -31,6 +32,9 @@ pub struct Work<'a> {
     seen: BTreeMap<usize, bool>,
     /// Images that a RUN needs unpacked.
     unpacked: BTreeSet<ImageUse>,
+    /// One of the steps is the image's own: its time stands in the image, so that it is another one than before, unless
+    /// the times are fixed.
+    pub changes_image: bool,
 }
 
 impl Work<'_> {
@@ -43,7 +47,7 @@ impl Solver {
     /// What certainly has to be executed. Steps behind an ADD from the network are not: what it gives may be known.
     pub fn work(&self) -> Work<'_> {
         let mut work = Work::default();
-        self.visit(self.parts.graph.target, &mut work);
+        self.visit(self.parts.graph.target, true, &mut work);
         work
     }
 
@@ -57,29 +61,32 @@ impl Solver {
         })
     }
 
-    /// Adds a stage's work; tells whether more steps on top of it are certain, too.
-    fn visit<'a>(&'a self, index: usize, work: &mut Work<'a>) -> bool {
+    /// Adds a stage's work; tells whether more steps on top of it are certain, too. `own`: its layers are the image's.
+    fn visit<'a>(&'a self, index: usize, own: bool, work: &mut Work<'a>) -> bool {
         let Some(stage) = self.parts.graph.stages.get(&index) else { return false };
         if let Some(certain) = work.seen.get(&index) {
             return *certain;
         }
         let certain = match &stage.base {
-            Base::Stage(parent) => self.visit(*parent, work),
+            Base::Stage(parent) => self.visit(*parent, own, work),
             _ => true,
         };
-        let certain = certain && self.visit_steps(stage, work);
+        let certain = certain && self.visit_steps(stage, own, work);
         work.seen.insert(index, certain);
         certain
     }
 
-    fn visit_steps<'a>(&'a self, stage: &'a PlannedStage, work: &mut Work<'a>) -> bool {
+    fn visit_steps<'a>(&'a self, stage: &'a PlannedStage, own: bool, work: &mut Work<'a>) -> bool {
         let steps = stage.steps.iter().zip(&self.keys[&stage.index].steps);
         for (step, key) in steps {
-            let Some(StepKey { record: None, key, .. }) = key else { continue };
+            let Some(StepKey { record: None, key, prefix, .. }) = key else { continue };
             work.steps.push((stage, step));
+            // Without a key yet, it may turn out that what it makes is known.
+            let unknown = |prefix: &CacheKey| !cache::prefix_known(&self.parts.store, prefix);
+            work.changes_image |= own && (key.is_some() || prefix.as_ref().is_some_and(unknown));
             for source in step.op.sources() {
                 if let TreeSource::Stage(source) = source {
-                    self.visit(*source, work);
+                    self.visit(*source, false, work);
                 }
             }
             if matches!(step.op, Op::Run(_)) {

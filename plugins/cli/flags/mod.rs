@@ -7,8 +7,8 @@ mod raw;
 pub mod table;
 
 pub use convert::{
-    Build, Check, Invocation, Plan, Progress, RegistryOptions, Task, Transfer, TransferRequest,
-    convert, no_state_directory,
+    AuthFile, Build, Check, CredentialSources, Invocation, JobCredential, Plan, Progress,
+    RegistryOptions, Task, Transfer, TransferRequest, convert, no_state_directory,
 };
 pub use environment::Environment;
 pub use parser::parse;

@@ -579,6 +579,16 @@ pub const FLAGS: &[Flag] = &[
         ..ROW
     },
     Flag {
+        name: "authfile",
+        value: "PATH",
+        kind: Kind::Path,
+        commands: REGISTRY,
+        group: Group::Registry,
+        environment: Some("REGISTRY_AUTH_FILE"),
+        help: "Credentials for registries (in the form of Docker's config.json), asked before those of other places",
+        ..ROW
+    },
+    Flag {
         name: "skip-immutable",
         kind: Kind::Switch,
         group: Group::Registry,

@@ -4,6 +4,9 @@ use bareboat_core::registry::{Refusal, RefusalKind, RegistryError};
 
 use crate::text::printable;
 
+/// How the sources of ECR's own credentials begin.
+pub(crate) const SOURCE: &str = "ECR with keys from ";
+
 /// What is known around an error.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Around {
@@ -40,7 +43,10 @@ pub(crate) fn advice(error: &RegistryError, around: &Around) -> Option<String> {
         return Some(around.missing());
     }
     let refusal = error.refusal()?;
+    // Others' passwords are no matter of AWS keys.
+    let foreign = refusal.credential.as_deref().is_some_and(|source| !source.starts_with(SOURCE));
     match refusal.kind {
+        RefusalKind::Unauthorized | RefusalKind::Expired if foreign => None,
         RefusalKind::Unauthorized | RefusalKind::Expired => Some(around.bad_token()),
         RefusalKind::Denied => Some(around.denied(refusal)),
         RefusalKind::NameUnknown => Some(around.missing()),

@@ -294,7 +294,7 @@ impl Ecr {
         }
         let token =
             self.token(registry).await.map_err(|error| error.into_keychain_error(registry))?;
-        let source = format!("ECR with keys from {}", token.provider);
+        let source = format!("{}{}", advice::SOURCE, token.provider);
         let kind = CredentialKind::Password { username: token.username, password: token.password };
         Ok(Some(Credential { source, kind }))
     }
@@ -436,7 +436,7 @@ impl Positioned {
         let host = self.ecr.host(registry)?;
         match &credential.kind {
             CredentialKind::Password { password, .. }
-                if credential.source.starts_with("ECR with keys from ")
+                if credential.source.starts_with(advice::SOURCE)
                     && self.ecr.position(registry) == self.position =>
             {
                 Some((self.ecr.scope(registry, &host), password))

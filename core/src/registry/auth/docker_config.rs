@@ -120,16 +120,29 @@ impl DockerConfigKeychain {
     }
 
     async fn find(&self, host: &str, repository: &str) -> Result<Option<Credential>, String> {
-        for helper in [self.cred_helpers.get(host), self.creds_store.as_ref()].into_iter().flatten()
-        {
-            if let Some(kind) = self.ask_helper(helper, host).await? {
-                let source = format!("docker-credential-{helper} (named in {})", self.name);
+        let paths = paths(host, repository);
+        let own = paths.iter().find_map(|path| self.cred_helpers.get_key_value(path));
+        let own = own.map(|(server, helper)| (server.as_str(), helper));
+        let store = self.creds_store.as_ref().map(|store| (host, store));
+        for (server, helper) in own.into_iter().chain(store) {
+            if let Some(kind) = self.ask_helper(helper, server).await? {
+                let source = format!("docker-credential-{helper}{}", self.named_in());
                 return Ok(Some(Credential { source, kind }));
             }
         }
-        let Some((key, auth)) = self.entry(host, repository) else { return Ok(None) };
-        let kind = auth.kind().map_err(|reason| format!("the entry for {key}: {reason}"))?;
-        Ok(kind.map(|kind| Credential { source: self.name.clone(), kind }))
+        for (path, auth) in paths.iter().filter_map(|path| self.auths.get_key_value(path)) {
+            let kind = auth.kind().map_err(|reason| format!("the entry for {path}: {reason}"))?;
+            // An empty entry says that the store was to be asked.
+            if let Some(kind) = kind {
+                return Ok(Some(Credential { source: self.name.clone(), kind }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The end of a source that is a helper of this file.
+    fn named_in(&self) -> String {
+        format!(" (named in {})", self.name)
     }
 
     async fn ask_helper(&self, helper: &str, host: &str) -> Result<Option<CredentialKind>, String> {
@@ -139,17 +152,15 @@ impl DockerConfigKeychain {
         let server = if host == DOCKER_HUB { HUB_SERVER } else { host };
         helpers.get(helper, server).await
     }
+}
 
-    /// The entry for the longest path: `host/a/b`, `host/a`, `host`; whole segments only.
-    fn entry(&self, host: &str, repository: &str) -> Option<(&String, &Auth)> {
-        let mut path = format!("{host}/{repository}");
-        loop {
-            if let Some(found) = self.auths.get_key_value(&path) {
-                return Some(found);
-            }
-            path.truncate(path.rfind('/')?);
-        }
+/// The keys of a repository, longest first: `host/a/b`, `host/a`, `host`.
+fn paths(host: &str, repository: &str) -> Vec<String> {
+    let mut paths = vec![format!("{host}/{repository}")];
+    while let Some((shorter, _)) = paths.last().and_then(|path| path.rsplit_once('/')) {
+        paths.push(shorter.to_owned());
     }
+    paths
 }
 
 impl Auth {
@@ -161,12 +172,10 @@ impl Auth {
         if !self.identitytoken.is_empty() {
             return Ok(Some(CredentialKind::IdentityToken(secret(&self.identitytoken))));
         }
-        if !self.username.is_empty() && !self.password.is_empty() {
-            let (username, password) = (self.username.clone(), secret(&self.password));
-            return Ok(Some(CredentialKind::Password { username, password }));
-        }
         if self.auth.is_empty() {
-            return Ok(None);
+            let (username, password) = (self.username.clone(), secret(&self.password));
+            let whole = !username.is_empty() && !self.password.is_empty();
+            return Ok(whole.then_some(CredentialKind::Password { username, password }));
         }
         let decoded = BASE64.decode(self.auth.trim()).map_err(|_| "its auth is not base64")?;
         let decoded = String::from_utf8(decoded).map_err(|_| "its auth is not UTF-8")?;
@@ -209,7 +218,7 @@ impl Keychain for DockerConfigKeychain {
 
     /// A helper may know a new one; what is written in the file stays as it is.
     fn refused<'a>(&'a self, _: &'a str, credential: &'a Credential) -> BoxFuture<'a, bool> {
-        Box::pin(async { credential.source != self.name })
+        Box::pin(async { credential.source.ends_with(&self.named_in()) })
     }
 }
 
@@ -258,7 +267,7 @@ mod tests {
     #[tokio::test]
     async fn the_longest_path_wins() {
         let json = format!(
-            r#"{{"auths":{{"r.example":{},"r.example/team":{},"r.example/team/app":{}}}}}"#,
+            r#"{{"auths":{{"r.example":{},"r.example/team":{},"r.example/team/app":{},"r.example/empty":{{}}}}}}"#,
             auth("host:1"),
             auth("team:2"),
             auth("app:3")
@@ -268,6 +277,7 @@ mod tests {
             ("team/app/sub", "app:3"),
             ("team/apple", "team:2"),
             ("teams/app", "host:1"),
+            ("empty/app", "host:1"),
         ] {
             assert_eq!(lookup(&json, "r.example", repository).await.unwrap(), expected);
         }
@@ -280,6 +290,8 @@ mod tests {
             (r#"{"identitytoken":"i","auth":"dTpw"}"#, "identity i"),
             (r#"{"registrytoken":"r"}"#, "registry r"),
             (r#"{"username":"u","password":"p","auth":""}"#, "u:p"),
+            (r#"{"username":"u","password":"p","auth":"YTpi"}"#, "a:b"),
+            (r#"{"username":"u"}"#, "none"),
             (r#"{"auth":null}"#, "none"),
             ("{}", "none"),
         ] {

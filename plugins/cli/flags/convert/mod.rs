@@ -3,6 +3,7 @@
 mod annotations;
 #[cfg(feature = "aws")]
 mod aws;
+mod credentials;
 mod csv;
 mod output;
 mod secret;
@@ -23,6 +24,7 @@ use bareboat_core::{
 
 use super::{Environment, RawRequest, table::Command};
 use crate::{check::Format, plan};
+pub use credentials::{AuthFile, CredentialSources, JobCredential};
 use surroundings::Proxies;
 pub use surroundings::{StateDirectory, no_state_directory};
 
@@ -52,8 +54,7 @@ pub struct RegistryOptions {
     pub certificate_folders: Vec<PathBuf>,
     /// PEM files whose certificates are trusted besides the system's.
     pub ca_files: Vec<PathBuf>,
-    /// Docker's config.json, whether or not it exists.
-    pub docker_config: Option<PathBuf>,
+    pub credentials: CredentialSources,
     pub proxies: Proxies,
     /// An immutable tag that holds another image is left as it is.
     pub skip_immutable: bool,
@@ -384,7 +385,7 @@ fn registry(raw: &mut RawRequest, environment: &Environment) -> Result<RegistryO
         unverified: each(raw, "skip-tls-verify-registry", values::registry_host)?,
         certificate_folders: surroundings::certificate_folders(environment),
         ca_files: raw.take_all("ca-file").into_iter().map(PathBuf::from).collect(),
-        docker_config: surroundings::docker_config(environment),
+        credentials: credentials::sources(raw, environment),
         proxies: surroundings::proxies(environment),
         skip_immutable: false,
         #[cfg(feature = "aws")]

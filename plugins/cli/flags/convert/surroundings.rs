@@ -1,4 +1,4 @@
-//! What a request takes from the environment: state directory, proxies, epoch, Docker's configuration.
+//! What a request takes from the environment: state directory, proxies, epoch.
 
 use std::{
     collections::BTreeMap,
@@ -77,13 +77,6 @@ fn usual_state_directory(environment: &Environment) -> Option<PathBuf> {
 pub fn no_state_directory() -> Error {
     usage("no state directory: neither HOME nor XDG_DATA_HOME is set".to_owned())
         .hint("name one with --state-dir or BAREBOAT_STATE_DIR")
-}
-
-/// Docker's configuration file, whether or not it exists.
-pub fn docker_config(environment: &Environment) -> Option<PathBuf> {
-    let folder = environment.get("DOCKER_CONFIG").map(PathBuf::from);
-    let folder = folder.or_else(|| environment.home().map(|home| home.join(".docker")));
-    folder.map(|folder| folder.join("config.json"))
 }
 
 /// Where Docker and the containers tools keep the certificates of single registries (`certs.d`).
@@ -179,14 +172,6 @@ mod tests {
         let root = Environment { root: true, ..with(&all[1..]) };
         let found = state_directory(None, &root).unwrap();
         assert_eq!((found.named, found.usual), (None, Some("/var/lib/bareboat".into())));
-    }
-
-    #[test]
-    fn docker_config_is_found_in_order() {
-        let both = [("DOCKER_CONFIG", "/d"), ("HOME", "/h")];
-        assert_eq!(docker_config(&with(&both)).unwrap(), Path::new("/d/config.json"));
-        assert_eq!(docker_config(&with(&both[1..])).unwrap(), Path::new("/h/.docker/config.json"));
-        assert_eq!(docker_config(&with(&[])), None);
     }
 
     #[test]

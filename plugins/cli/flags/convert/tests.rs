@@ -157,7 +157,11 @@ fn a_plain_build_has_the_defaults() {
     assert_eq!(request.compression, Compression::default());
     assert_eq!(request.no_cache, NoCache::Use);
     assert!(request.outputs.is_empty() && request.platforms.is_empty() && !request.pull);
-    assert_eq!(build.registry.docker_config, Some("/h/.docker/config.json".into()));
+    let first = &build.registry.credentials.files[0];
+    assert_eq!(
+        (first.path.as_path(), first.named_by),
+        (std::path::Path::new("/h/.docker/config.json"), None)
+    );
     assert!(!build.stdout_taken);
 }
 
