@@ -108,11 +108,7 @@ pub struct Job {
 
 impl Job {
     pub fn start(row: &Row) -> Job {
-        Job {
-            container: row.place.start(),
-            state: row.state,
-            volumes: row.place.volumes,
-        }
+        Job { container: row.place.start(), state: row.state, volumes: row.place.volumes }
     }
 
     pub fn build(&self, name: &str, options: &[&str]) -> Outcome {
