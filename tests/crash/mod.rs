@@ -1,5 +1,7 @@
 //! Builds that are killed, stopped, or share a state directory.
 
+mod transfers;
+
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;

@@ -7,6 +7,7 @@ mod blobs;
 mod context;
 mod dockerfile;
 mod documents;
+mod registries;
 mod whiteouts;
 
 use crate::support::{Build, Canary, ImageForge, Member, Outcome, TarForge, forge::Forged, store};

@@ -1,6 +1,6 @@
 //! The registry client and push against a real registry.
 
-mod server;
+pub mod server;
 
 use std::sync::Arc;
 

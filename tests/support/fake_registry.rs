@@ -1,8 +1,9 @@
-//! A read-only registry that serves whatever bytes it is given, true or not, and remembers what it was asked for.
+//! A registry that serves whatever bytes it is given, true or not, and remembers what it was asked for. It takes nothing of
+//! its own accord: a script answers what is pushed.
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
@@ -30,7 +31,7 @@ impl Answer {
         }
     }
 
-    fn header(mut self, name: &str, value: impl Into<String>) -> Answer {
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Answer {
         self.headers.push((name.into(), value.into()));
         self
     }
@@ -39,9 +40,12 @@ impl Answer {
 /// Says what to answer to the n-th request (from 0) of a path; `None` is the usual answer.
 pub type Fault = Box<dyn Fn(&str, usize) -> Option<Answer> + Send + Sync>;
 
+/// The same by method and path.
+pub type Script = Box<dyn Fn(&str, &str, usize) -> Option<Answer> + Send + Sync>;
+
 struct Shared {
     images: BTreeMap<String, Forged>,
-    fault: Fault,
+    script: Script,
     log: Mutex<Vec<String>>,
 }
 
@@ -60,10 +64,20 @@ impl FakeRegistry {
         images: impl IntoIterator<Item = (String, Forged)>,
         fault: Fault,
     ) -> FakeRegistry {
+        FakeRegistry::scripted(images, Box::new(move |_, path, seen| fault(path, seen)))
+    }
+
+    pub fn scripted(
+        images: impl IntoIterator<Item = (String, Forged)>,
+        script: Script,
+    ) -> FakeRegistry {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let shared =
-            Arc::new(Shared { images: images.into_iter().collect(), fault, log: Mutex::default() });
+        let shared = Arc::new(Shared {
+            images: images.into_iter().collect(),
+            script,
+            log: Mutex::default(),
+        });
         let served = shared.clone();
         // The thread waits in accept() until the test process ends: there is nothing of it to clean up.
         thread::spawn(move || {
@@ -113,7 +127,7 @@ fn answer_all(stream: TcpStream, shared: &Shared) {
             log.push(line);
             seen
         };
-        let answer = (shared.fault)(&path, seen).unwrap_or_else(|| usual(&path, shared));
+        let answer = (shared.script)(&method, &path, seen).unwrap_or_else(|| usual(&path, shared));
         if send(&stream, &method, &answer).is_err() || answer.cut.is_some() {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             return;
@@ -129,13 +143,18 @@ fn speaks_tls(reader: &mut impl BufRead) -> bool {
 fn read_request(reader: &mut impl BufRead) -> Option<(String, String)> {
     let mut first = String::new();
     reader.read_line(&mut first).ok().filter(|count| *count > 0)?;
+    let mut body_bytes = 0;
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|count| *count > 0)?;
         if line.trim_end().is_empty() {
             break;
         }
+        if let Some(("content-length", value)) = line.to_ascii_lowercase().split_once(": ") {
+            body_bytes = value.trim().parse().ok()?;
+        }
     }
+    std::io::copy(&mut reader.take(body_bytes), &mut std::io::sink()).ok()?;
     let mut words = first.split_whitespace();
     Some((words.next()?.to_owned(), words.next()?.to_owned()))
 }
@@ -174,7 +193,9 @@ fn send(mut stream: &TcpStream, method: &str, answer: &Answer) -> std::io::Resul
     for (name, value) in &answer.headers {
         head += &format!("{name}: {value}\r\n");
     }
-    if !answer.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+    let own_length = ["content-length", "transfer-encoding"];
+    let has = |(name, _): &(String, String)| own_length.contains(&&*name.to_ascii_lowercase());
+    if !answer.headers.iter().any(has) && answer.status != 204 {
         head += &format!("Content-Length: {}\r\n", answer.body.len());
     }
     stream.write_all(head.as_bytes())?;

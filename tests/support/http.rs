@@ -28,6 +28,21 @@ pub fn manifest(reference: &str) -> (String, Value) {
     (oci::digest(&bytes), serde_json::from_slice(&bytes).unwrap())
 }
 
+/// [`manifest`], if the registry has one under that name.
+pub fn find_manifest(reference: &str) -> Option<(String, Value)> {
+    let (host, name, tag) = split(reference);
+    let url = format!("http://{host}/v2/{name}/manifests/{tag}");
+    let accept = format!("Accept: {}", oci::MANIFEST);
+    let mut command = Command::new("curl");
+    command.args(["-sS", "--noproxy", "*", "-o", "/dev/null", "-w", "%{http_code}"]);
+    let output = command.args(["-H", &accept, &url]).output().unwrap();
+    match String::from_utf8(output.stdout).unwrap().as_str() {
+        "200" => Some(manifest(reference)),
+        "404" => None,
+        status => panic!("{url}: {status}"),
+    }
+}
+
 /// A blob of the repository of `HOST/NAME:TAG`.
 ///
 /// # Panics

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -26,6 +27,9 @@ use super::{LayoutPlace, source::of_source};
 const BLOBS_AT_ONCE: usize = 4;
 const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const BLOBS: &str = "blobs/sha256";
+/// How the names of files begin that are not whole yet.
+const UNFINISHED: &str = ".bareboat-";
 const COPY_BYTES: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +52,7 @@ pub(super) async fn write(
 ) -> Result<(), Error> {
     let path = place.path.clone();
     let prepared = path.clone();
-    blocking(move || prepare(&prepared)).await?.map_err(host)?;
+    let _held = blocking(move || prepare(&prepared)).await?.map_err(host)?;
     let blobs = bundle.blobs.iter().map(|blob| save_blob(client, blob, &path, vertex));
     let blobs: Vec<_> = blobs.collect();
     stream::iter(blobs).buffer_unordered(BLOBS_AT_ONCE).try_collect::<Vec<()>>().await?;
@@ -67,24 +71,58 @@ pub(super) async fn write(
 }
 
 fn blob_path(layout: &Path, digest: Digest) -> PathBuf {
-    layout.join("blobs/sha256").join(digest.hex())
+    layout.join(BLOBS).join(digest.hex())
 }
 
-/// Makes the layout's directories, in what is a layout, empty or not there.
-fn prepare(path: &Path) -> Result<(), WriteError> {
+/// Makes the layout's directories, in what is a layout, empty or not there. The layout is held until the file is closed.
+fn prepare(path: &Path) -> Result<File, WriteError> {
     let failed = |source| WriteError::Io { path: path.to_owned(), source };
-    let free = match fs::read_dir(path) {
-        Ok(mut entries) => path.join("oci-layout").is_file() || entries.next().is_none(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
-    };
-    if !free {
+    if !is_free(path) {
         return Err(WriteError::Occupied(path.to_owned()));
     }
-    fs::create_dir_all(path.join("blobs/sha256")).map_err(failed)?;
-    match path.join("oci-layout").is_file() {
-        true => Ok(()),
-        false => put_whole(&path.join("oci-layout"), MARKER),
+    fs::create_dir_all(path).map_err(failed)?;
+    let held = hold(path).map_err(failed)?;
+    // The marker comes first: with it, a layout that nobody finished is taken for one the next time.
+    if !path.join("oci-layout").is_file() {
+        put_whole(&path.join("oci-layout"), MARKER)?;
     }
+    fs::create_dir_all(path.join(BLOBS)).map_err(failed)?;
+    Ok(held)
+}
+
+fn is_free(path: &Path) -> bool {
+    match fs::read_dir(path) {
+        Ok(mut entries) => {
+            path.join("oci-layout").is_file()
+                || entries.all(|entry| entry.is_ok_and(|entry| is_unfinished(&entry)))
+        }
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// Shares the layout with other writers. Whoever is alone in it first removes what killed ones left. File systems without
+/// locks do without.
+fn hold(path: &Path) -> io::Result<File> {
+    let held = File::open(path)?;
+    if flock(&held, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        sweep(path);
+        sweep(&path.join(BLOBS));
+    }
+    let _ = flock(&held, FlockOperation::LockShared);
+    Ok(held)
+}
+
+/// What can't be removed is in nobody's way.
+fn sweep(directory: &Path) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries.filter(is_unfinished) {
+        let _ = fs::remove_file(entry.path());
+    }
+}
+
+fn is_unfinished(entry: &fs::DirEntry) -> bool {
+    let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+    is_file && entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes())
 }
 
 /// A file beside its place, then renamed.
@@ -99,7 +137,7 @@ fn put_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
 
 fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    tempfile::Builder::new().prefix(".bareboat-").tempfile_in(parent)
+    tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(parent)
 }
 
 fn keep(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
@@ -192,6 +230,10 @@ async fn download(
 /// Lists a document under `tag`, in place of what had that name; without a tag beside all others.
 fn add_to_index(path: &Path, root: &Document, tag: Option<&str>) -> Result<(), WriteError> {
     let file = path.join("index.json");
+    // Another writer may be about to list its own image.
+    let turn = File::open(path.join(BLOBS));
+    let turn = turn.map_err(|source| WriteError::Io { path: path.to_owned(), source })?;
+    let _ = flock(&turn, FlockOperation::LockExclusive);
     let mut index = read_index(&file)?;
     let wrong = || WriteError::Index { path: path.to_owned(), reason: "it has no list".into() };
     let entries = index["manifests"].as_array_mut().ok_or_else(wrong)?;
