@@ -42,7 +42,7 @@ mv() {
 }"#;
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(50) })]
 
     #[test]
     fn a_plain_tree_and_an_overlay_give_the_same_layers(
