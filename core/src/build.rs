@@ -170,7 +170,11 @@ impl Session {
             built.push(Built { solved: solved?, solver });
         }
         if private.is_some() {
-            self.until_canceled(async { Ok(sandbox::keep_root_async().await) }).await?;
+            let keep = async {
+                sandbox::keep_root_async().await;
+                Ok(())
+            };
+            self.until_canceled(keep).await?;
         }
         drop(private);
         let images = built.iter().map(|built| built.solved.image.clone()).collect();
