@@ -170,11 +170,11 @@ impl Session {
             built.push(Built { solved: solved?, solver });
         }
         if private.is_some() {
-            let others = async {
+            let keep = async {
                 sandbox::keep_root_async().await;
                 Ok(())
             };
-            self.until_canceled(others).await?;
+            self.until_canceled(keep).await?;
         }
         drop(private);
         let images = built.iter().map(|built| built.solved.image.clone()).collect();

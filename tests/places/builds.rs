@@ -125,6 +125,22 @@ impl Job {
         Outcome::new(done, reference, &metadata)
     }
 
+    /// A build that begins when the step of another one has the root: with a binary and a state of its own.
+    pub fn build_beside(&self, name: &str) -> (Done, String) {
+        const WAIT: &str = "mkdir -p /.bareboat && cp /bareboat/bareboat /.bareboat/beside && echo > /dev/shm/ready
+while [ -e /bareboat ]; do :; done
+exec /.bareboat/beside build --state-dir /beside -t \"$0\" --push -";
+        let reference = Peers::get().fresh_reference(name);
+        let arguments = ["sh", "-c", WAIT, &reference];
+        let epoch = [("SOURCE_DATE_EPOCH", EPOCH)];
+        (self.container.run_with_input(&epoch, &arguments, &context(name)), reference)
+    }
+
+    /// Whether [`Job::build_beside`] waits by now.
+    pub fn has_one_beside(&self) -> bool {
+        self.container.path("/dev/shm/ready").exists()
+    }
+
     fn holds_state(&self, volume: &Volume) -> bool {
         self.state.is_some_and(|state| state.starts_with(volume.path))
     }

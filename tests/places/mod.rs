@@ -10,7 +10,11 @@ use self::{
     builds::{Job, context, host_digest},
     table::{Row, Rung},
 };
-use crate::support::places::{Image, OrdinaryUser, Place};
+use crate::support::{
+    http,
+    places::{Image, OrdinaryUser, Place},
+    process,
+};
 
 /// A build without RUN works whatever the place allows; the small steps run where there is a rung, else the error says
 /// what is missing. Nothing of the container's root changes.
@@ -101,6 +105,22 @@ fn packages_in_a_privileged_container() {
 #[test]
 fn packages_in_the_default_container() {
     assert_packages(&table::DEFAULT);
+}
+
+/// What one of them writes by path must not come to be in the other one's layers.
+#[test]
+fn builds_beside_each_other_take_turns() {
+    let job = Job::start(&table::DEFAULT);
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| job.build_beside("copy"));
+        process::wait_until(60, "the other build is ready", || job.has_one_beside());
+        let outcome = job.build("slow", &[]).success();
+        assert_eq!(outcome.sandbox().as_deref(), Rung::Swap.name());
+        assert_eq!(outcome.digest(), host_digest("slow"));
+        let (done, reference) = beside.join().unwrap();
+        assert_eq!(done.success().stdout.trim(), host_digest("copy"));
+        assert_eq!(http::manifest(&reference).0, host_digest("copy"));
+    });
 }
 
 /// As `docker run IMAGE build …`: no shell, no second command.

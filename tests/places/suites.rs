@@ -66,7 +66,7 @@ fn assert_cases(folder: &str) {
     golden.arg("--bareboat").arg(containers.program());
     golden.arg("--except").arg(tests.join(format!("places/except-{folder}.txt")));
     let update = std::env::var_os("BAREBOAT_TEST_UPDATE").is_some();
-    golden.args(if update { &["--update"][..] } else { &["--sample", "4"] });
+    golden.args(if update { &["--update"][..] } else { &["--sample", "10"] });
     let output = golden.env("TMPDIR", containers.folder()).output().unwrap();
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
