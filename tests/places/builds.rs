@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fs,
+    process::Command,
     sync::{Mutex, OnceLock},
 };
 
@@ -12,7 +13,7 @@ use serde_json::Value;
 use super::table::Row;
 use crate::support::{
     Build, Layout, Member, Peers, TarForge, http, peers,
-    places::{Container, Done, OrdinaryUser, RootFiles, Volume},
+    places::{Container, Done, OrdinaryUser, RootFiles, Volume, done},
 };
 
 /// Written on the tmpfs that every container has, so that the root stays untouched.
@@ -31,8 +32,13 @@ fn dockerfile(name: &str) -> String {
 
 /// A context with the Dockerfile of that name, as a tar.
 pub fn context(name: &str) -> Vec<u8> {
+    context_of(&dockerfile(name))
+}
+
+/// The same with a Dockerfile of the test's own, which may say `{busybox}`, `{debian}` and `{registry}`.
+pub fn context_of(dockerfile: &str) -> Vec<u8> {
     TarForge::of([
-        Member::file("Dockerfile", dockerfile(name)).mtime(1),
+        Member::file("Dockerfile", Peers::get().expand(dockerfile)).mtime(1),
         Member::file("file", "of the context\n").mtime(1),
     ])
 }
@@ -61,6 +67,10 @@ impl Outcome {
     fn new(done: Done, reference: String, metadata: &[u8]) -> Outcome {
         let metadata = serde_json::from_slice(metadata).unwrap_or_default();
         Outcome { done, reference, metadata, scratch: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn log(&self) -> &str {
+        &self.done.stderr
     }
 
     #[track_caller]
@@ -112,15 +122,20 @@ impl Job {
     }
 
     pub fn build(&self, name: &str, options: &[&str]) -> Outcome {
-        let reference = Peers::get().fresh_reference(name);
-        let mut env = vec![("SOURCE_DATE_EPOCH", EPOCH)];
-        env.extend(self.state.map(|state| ("BAREBOAT_STATE_DIR", state)));
-        let mut arguments = vec!["/bareboat/bareboat", "build", "-t", &reference, "--push"];
-        arguments.extend(["--metadata-file", METADATA]);
-        arguments.extend(options);
-        arguments.push("-");
+        self.build_context(&context(name), options)
+    }
+
+    /// Builds a Dockerfile of the test's own.
+    pub fn build_text(&self, dockerfile: &str, options: &[&str]) -> Outcome {
+        self.build_context(&context_of(dockerfile), options)
+    }
+
+    fn build_context(&self, context: &[u8], options: &[&str]) -> Outcome {
+        let reference = Peers::get().fresh_reference("place");
+        let metadata = ["--metadata-file", METADATA];
         let _ = fs::remove_file(self.container.path(METADATA));
-        let done = self.container.run_with_input(&env, &arguments, &context(name));
+        let command = self.command(&reference, &[&metadata, options].concat());
+        let done = done(command, context);
         let metadata = fs::read(self.container.path(METADATA)).unwrap_or_default();
         Outcome::new(done, reference, &metadata)
     }
@@ -139,6 +154,32 @@ exec /.bareboat/beside build --state-dir /beside -t \"$0\" --push -";
     /// Whether [`Job::build_beside`] waits by now.
     pub fn has_one_beside(&self) -> bool {
         self.container.path("/dev/shm/ready").exists()
+    }
+
+    /// A build that is not started yet. The context is to come on standard input.
+    pub fn command(&self, reference: &str, options: &[&str]) -> Command {
+        let mut env = vec![("SOURCE_DATE_EPOCH", EPOCH)];
+        env.extend(self.state.map(|state| ("BAREBOAT_STATE_DIR", state)));
+        let mut arguments = vec!["/bareboat/bareboat", "build", "-t", reference, "--push"];
+        arguments.extend(options);
+        arguments.push("-");
+        self.container.command(&env, &arguments)
+    }
+
+    /// Any build puts the container's root in order. The program may lie with the rest of the container's own files.
+    #[track_caller]
+    pub fn repair(&self) {
+        let places = ["/bareboat/bareboat", "/.bareboat/host/bareboat/bareboat"];
+        let program = places.into_iter().find(|path| self.container.path(path).exists());
+        let reference = Peers::get().fresh_reference("repair");
+        let program = program.expect("the program is somewhere");
+        let mut command = self.container.command_at_root(&[program, "build", "-t", &reference]);
+        command.args(["--push", "-"]);
+        done(command, &context("copy")).success();
+    }
+
+    pub fn container(&self) -> &Container {
+        &self.container
     }
 
     fn holds_state(&self, volume: &Volume) -> bool {

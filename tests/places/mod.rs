@@ -2,7 +2,9 @@
 //! builds the same Dockerfiles to the same digests, and leaves the container's own root as it was.
 
 mod builds;
+mod crash;
 mod faithful;
+mod hostile;
 mod suites;
 mod table;
 

@@ -79,6 +79,11 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
+/// The living children of `pid`.
+pub fn children(pid: u32) -> Vec<u32> {
+    all_parents().into_iter().filter(|(_, of)| *of == pid).map(|(child, _)| child).collect()
+}
+
 fn all_parents() -> Vec<(u32, u32)> {
     processes().into_iter().filter_map(|pid| Some((pid, parent(pid)?))).collect()
 }
@@ -106,6 +111,20 @@ pub fn with_argument(needle: &str) -> Vec<u32> {
         String::from_utf8_lossy(&line).contains(needle)
     };
     processes().into_iter().filter(holds).filter(|pid| is_alive(*pid)).collect()
+}
+
+/// The living processes in the PID namespace of `first`, which is left out.
+pub fn with_namespace_of(first: u32) -> Vec<u32> {
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let wanted = namespace(first);
+    let others = processes().into_iter().filter(|pid| *pid != first && namespace(*pid) == wanted);
+    others.filter(|pid| is_alive(*pid)).collect()
+}
+
+/// The program that a process executes, as far as its name.
+pub fn program(pid: u32) -> Option<String> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(path.file_name()?.to_str()?.to_owned())
 }
 
 /// Kills `pid` and everything below it.

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{Done, Place, RootFiles, Volume, done, podman};
-use crate::support::peers::{self, unique};
+use crate::support::{
+    peers::{self, unique},
+    process,
+};
 
 /// Dropping it removes it.
 pub struct Container {
@@ -67,10 +70,6 @@ impl Container {
         done(self.command(&[], arguments), &[])
     }
 
-    pub fn run_with_input(&self, env: &[(&str, &str)], arguments: &[&str], stdin: &[u8]) -> Done {
-        done(self.command(env, arguments), stdin)
-    }
-
     /// A command in the container that is not started yet.
     pub fn command(&self, env: &[(&str, &str)], arguments: &[&str]) -> Command {
         let mut command = Command::new("runc");
@@ -80,6 +79,18 @@ impl Container {
         }
         command.arg(&self.id).args(arguments);
         command
+    }
+
+    /// As [`Self::command`], in a working directory that is always there.
+    pub fn command_at_root(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("runc");
+        command.args(["exec", "--cwd", "/", &self.id]).args(arguments);
+        command
+    }
+
+    /// The machine's ids of the living processes in it, but for the first one.
+    pub fn processes(&self) -> Vec<u32> {
+        process::with_namespace_of(self.pid)
     }
 
     /// An absolute path of the container, with its mounts, as the machine reaches it.

@@ -39,7 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 ///
 /// # Panics
 /// If it does not end within the time limit, with what it had printed.
-fn done(mut command: Command, stdin: &[u8]) -> Done {
+pub fn done(mut command: Command, stdin: &[u8]) -> Done {
     use std::{fs, io::Write, process::Stdio, time::Instant};
     let mut input = tempfile::tempfile().unwrap();
     input.write_all(stdin).unwrap();

@@ -62,6 +62,8 @@ pub struct Place {
     pub user_namespace: bool,
     /// In that namespace `user.max_user_namespaces` is 0.
     pub no_nested_user_namespaces: bool,
+    /// How many processes there may be.
+    pub pids: Option<u32>,
     pub volumes: &'static [Volume],
 }
 
@@ -80,6 +82,7 @@ impl Place {
         read_only: false,
         user_namespace: false,
         no_nested_user_namespaces: false,
+        pids: None,
         volumes: &[],
     };
 
@@ -113,6 +116,7 @@ impl Place {
         if self.uid != 0 {
             options.push(format!("--user={}", self.uid));
         }
+        options.extend(self.pids.map(|pids| format!("--pids-limit={pids}")));
         if self.user_namespace {
             options.extend([format!("--uidmap={POD_IDS}"), format!("--gidmap={POD_IDS}")]);
         }

@@ -39,7 +39,7 @@ pub(super) fn reduce_current(uid: u32) -> std::io::Result<()> {
 
 /// The one that a step at the builder's own root lacks: so no process of it may trace the builder or the job's shell,
 /// whose permitted capabilities are not a subset of its own.
-const WITHHELD: u32 = 8;
+pub(super) const WITHHELD: u32 = 8;
 
 /// What a step at the builder's own root has at most.
 pub(super) fn withheld_mask() -> u64 {

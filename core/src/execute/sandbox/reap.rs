@@ -6,6 +6,8 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::CString,
+    io::Read,
     os::fd::OwnedFd,
     path::Path,
     time::{Duration, Instant},
@@ -105,6 +107,59 @@ impl Reaper {
         }
     }
 
+    /// Kills what the steps of keepers that were killed have left: every process of this mount namespace that can never
+    /// have `capability`, which no step has and none gets back. Where this process can't have it either, nothing is known
+    /// of the others.
+    pub fn end_without(&self, capability: u32, patience: Duration) -> Result<(), SandboxError> {
+        let Some(here) = self.confines(self.own.as_raw_nonzero().get()) else { return Ok(()) };
+        if here.bounding & 1 << capability == 0 {
+            return Ok(());
+        }
+        let is_left = |pid: i32| {
+            self.confines(pid).is_some_and(|confines| {
+                confines.mounts == here.mounts && confines.bounding & 1 << capability == 0
+            })
+        };
+        let started = Instant::now();
+        loop {
+            let mut left = BTreeSet::new();
+            for _ in 0..PASSES_MAX {
+                let found = self.processes()?.into_iter().filter(|pid| is_left(*pid));
+                let new: Vec<i32> = found.filter(|pid| left.insert(*pid)).collect();
+                new.iter().for_each(|pid| signal_if(*pid, Signal::STOP, is_left));
+                if new.is_empty() {
+                    break;
+                }
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            left.iter().for_each(|pid| signal_if(*pid, Signal::KILL, is_left));
+            if started.elapsed() > patience {
+                return Err(unkillable(left.len(), patience));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// `None` where there is no such living process.
+    fn confines(&self, pid: i32) -> Option<Confines> {
+        if self.status(pid)?.dead {
+            return None;
+        }
+        let path = format!("{pid}/status");
+        let file = openat(&self.proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let mut text = Vec::new();
+        std::fs::File::from(file.ok()?).read_to_end(&mut text).ok()?;
+        let text = String::from_utf8_lossy(&text);
+        let bounding = text.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
+        let mounts = rustix::fs::readlinkat(&self.proc, format!("{pid}/ns/mnt"), Vec::new());
+        Some(Confines {
+            bounding: u64::from_str_radix(bounding.trim(), 16).ok()?,
+            mounts: mounts.ok()?,
+        })
+    }
+
     /// Stops, then kills everything below `ancestor` once; returns what was there.
     fn kill_below(
         &self,
@@ -149,22 +204,10 @@ impl Reaper {
         Ok(family.len() > before)
     }
 
-    /// By a descriptor where the kernel has them: between the look and the signal the number may become another
-    /// process's. What is gone already is no error.
     fn signal_member(&self, pid: i32, family: &BTreeSet<i32>, signal: Signal) {
-        let Some(pid) = Pid::from_raw(pid) else { return };
-        let held = pidfd_open(pid, PidfdFlags::empty());
-        let status = self.status(pid.as_raw_nonzero().get());
-        if !status.is_some_and(|status| family.contains(&status.parent)) {
-            return;
-        }
-        let result = match held {
-            Ok(held) => pidfd_send_signal(held, signal),
-            Err(error) => Err(error),
-        };
-        if let Err(Errno::NOSYS | Errno::PERM | Errno::MFILE | Errno::NFILE) = result {
-            let _ = kill_process(pid, signal);
-        }
+        signal_if(pid, signal, |pid| {
+            self.status(pid).is_some_and(|status| family.contains(&status.parent))
+        });
     }
 
     fn zombies_of(&self, ancestor: Pid, spared: &BTreeSet<i32>) -> Result<Vec<i32>, SandboxError> {
@@ -210,6 +253,31 @@ fn reap() -> Result<bool, SandboxError> {
             Err(error) => return Err(error).named("waitpid", "-1"),
         }
     }
+}
+
+/// By a descriptor where the kernel has them: between the look and the signal the number may become another process's.
+/// What is gone already is no error.
+fn signal_if(pid: i32, signal: Signal, is_wanted: impl Fn(i32) -> bool) {
+    let Some(pid) = Pid::from_raw(pid) else { return };
+    let held = pidfd_open(pid, PidfdFlags::empty());
+    if !is_wanted(pid.as_raw_nonzero().get()) {
+        return;
+    }
+    let result = match held {
+        Ok(held) => pidfd_send_signal(held, signal),
+        Err(error) => Err(error),
+    };
+    if let Err(Errno::NOSYS | Errno::PERM | Errno::MFILE | Errno::NFILE) = result {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// What a process can't leave.
+struct Confines {
+    /// The capabilities that it may ever have.
+    bounding: u64,
+    /// The name of its mount namespace.
+    mounts: CString,
 }
 
 fn unkillable(processes: usize, patience: Duration) -> SandboxError {

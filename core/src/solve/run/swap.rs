@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
     os::fd::AsFd,
+    time::Instant,
 };
 
 use rustix::fs::{FileType, statvfs};
@@ -99,6 +100,8 @@ impl Solver {
     /// Says what the rung could not do as asked, and what it cost.
     fn tell(&self, ran: &Ran) {
         let Some(swap) = &ran.report.swap else { return };
+        let (there, back) = (swap.milliseconds_in, swap.milliseconds_out);
+        tracing::info!(milliseconds_in = there, milliseconds_out = back, "swapped");
         let warn = |message: String| {
             let warning = Warning { message, location: None, hint: None };
             self.parts.services.reporter.report(Event::Warning(warning));
@@ -141,7 +144,10 @@ impl Solver {
                 options: DiffOptions { mtime_seconds_max: cap, ignore: &ran.stubs },
                 threads: threads(),
             };
+            let began = Instant::now();
             let changes = plain_diff(&step, &digests, file);
+            let milliseconds = began.elapsed().as_secs_f64() * 1000.0;
+            tracing::info!(milliseconds, "walked");
             (changes, tree)
         });
         let (changes, walked) = walked.await?;

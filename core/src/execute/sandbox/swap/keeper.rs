@@ -20,6 +20,7 @@ use rustix::{
 
 use super::{
     StepNote, SwapReport,
+    canary::Canary,
     exchange::{Exchange, Options, Place, RenamedEntry, Repaired, SwappedOut},
     placed::{self, Etc, Placed, Places, TakenOut},
     volumes::Volumes,
@@ -82,7 +83,8 @@ fn refuse(spec: &StepSpec) -> Result<(), SandboxError> {
     }
 }
 
-/// Makes whole what a keeper that died has left, and ends the step's processes, if it is said where they are.
+/// Makes whole what a keeper that died has left, and ends the step's processes: all below `orphans_of`, or those that can be
+/// told by what every step lacks.
 pub(in super::super) fn repair_all(request: &RepairRequest) -> Result<Answer, SandboxError> {
     let own = getpid().as_raw_nonzero().get();
     let orphans = match request.orphans_of.and_then(Pid::from_raw) {
@@ -92,7 +94,12 @@ pub(in super::super) fn repair_all(request: &RepairRequest) -> Result<Answer, Sa
     if !request.side.exists() {
         return Ok(Answer::Repaired { orphans, found: false });
     }
-    let found = Keeper::lock(&request.side, None)?.repair()?;
+    let keeper = Keeper::lock(&request.side, None)?;
+    if request.orphans_of.is_none() && keeper.exchange.is_interrupted()? {
+        // They are nobody's descendants any more.
+        Reaper::observe()?.end_without(capabilities::WITHHELD, PATIENCE)?;
+    }
+    let found = keeper.repair()?;
     Ok(Answer::Repaired { orphans, found })
 }
 
@@ -164,6 +171,8 @@ struct Swapped {
     waited: Waited,
     entered: Vec<RenamedEntry>,
     out: SwappedOut,
+    /// There and back.
+    milliseconds: [u64; 2],
     notes: Vec<StepNote>,
 }
 
@@ -175,6 +184,7 @@ impl Step<'_> {
         options.owned =
             self.root.owned.iter().map(|path| entry_path(path)).collect::<Result<_, _>>()?;
         let delayered = exchange.delayer(&stage, &options, self.root.delayer_bytes_max)?;
+        let began = Instant::now();
         let plan = exchange.plan(&stage, &options)?;
         let volumes = Volumes::observe(&self.keeper.root, self.volumes(plan.staying()));
         let (protection, mut notes) = protection(self.spec)?;
@@ -184,17 +194,22 @@ impl Step<'_> {
             notes.push(StepNote::Delayered { bytes: delayered.bytes, milliseconds });
         }
         let swapped_in = plan.swap_in()?;
+        let milliseconds_in = milliseconds(began);
         let entered = swapped_in.renamed().to_vec();
         wait_for_clock(&entered);
+        let canary = Canary::set_out(self.keeper.side.try_clone().named("dup", &self.root.side)?);
         let execution =
             Execution { spec: self.spec, probe: false, control: self.control, has_reaper: true };
         let waited = execution.run(StepPlace::Here(protection));
         let ended = self.reaper.end_all(PATIENCE);
+        notes.extend(canary.take_in().then_some(StepNote::ReachedAside));
         // Also with processes that can't be killed: the job goes on in this container.
+        let began = Instant::now();
         let out = swapped_in.swap_out()?;
+        let milliseconds = [milliseconds_in, milliseconds(began)];
         ended?;
         notes.extend(volumes.changed(&self.keeper.root));
-        Ok(Swapped { waited: waited?, entered, out, notes })
+        Ok(Swapped { waited: waited?, entered, out, milliseconds, notes })
     }
 
     /// What stays and is neither the kernel's nor ours.
@@ -213,6 +228,10 @@ impl Step<'_> {
         let resolved = walk_in_root(tree, path, LastLink::Follow).named("chdir", path)?;
         entry_path(&resolved.real)
     }
+}
+
+fn milliseconds(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn entry_path(path: &Path) -> Result<EntryPath, SandboxError> {
@@ -253,6 +272,8 @@ impl Swapped {
             levels: self.out.levels,
             rewritten: self.out.rewritten.iter().map(path).collect(),
             lost: self.out.lost.iter().map(path).collect(),
+            milliseconds_in: self.milliseconds[0],
+            milliseconds_out: self.milliseconds[1],
             notes,
         };
         Answer::ended(self.waited, taken.stubs, Some(report))

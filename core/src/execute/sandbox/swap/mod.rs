@@ -4,6 +4,7 @@
 //! the step, ends all its processes and changes back. When the builder dies it does so at once; when it dies itself the
 //! builder starts another one to repair.
 
+mod canary;
 pub mod exchange;
 mod keeper;
 mod notes;
@@ -38,6 +39,9 @@ pub struct SwapReport {
     /// directory: no tree in there can be trusted.
     #[serde(with = "wire::list")]
     pub lost: Vec<PathBuf>,
+    /// How long the changes of place took, there and back.
+    pub milliseconds_in: u64,
+    pub milliseconds_out: u64,
     /// For the log.
     pub notes: Vec<StepNote>,
 }

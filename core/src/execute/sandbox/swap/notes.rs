@@ -41,6 +41,8 @@ pub enum StepNote {
         #[serde(with = "wire::bytes")]
         path: PathBuf,
     },
+    /// The step went through the side directory.
+    ReachedAside,
     /// The container's own image was copied out, once.
     Delayered { bytes: u64, milliseconds: u64 },
 }
@@ -76,6 +78,9 @@ impl fmt::Display for StepNote {
                 f,
                 "the step changed the volume at {}, which is not part of the image",
                 path.display()
+            ),
+            StepNote::ReachedAside => f.write_str(
+                "the step changed files in the state directory, perhaps also this container's own, which are there for its time: commands that walk the whole root, such as find / -xdev, should leave out /.bareboat",
             ),
             StepNote::Delayered { bytes, milliseconds } => write!(
                 f,

@@ -21,7 +21,7 @@ use super::{
 use crate::tree::EntryPath;
 
 /// What was moved aside, below the side directory: the levels' children.
-pub(super) const HOST: &str = "host";
+pub const HOST: &str = "host";
 /// What was in the way of the container's own, and what has no stage to go to.
 const STRAYS: &str = "strays";
 /// How many names of strays are tried.

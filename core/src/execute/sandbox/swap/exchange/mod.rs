@@ -49,6 +49,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     delayer::Delayered,
+    engine::HOST,
     error::SwapError,
     mounts::{Mount, MountInfoError, MountTable},
     repair::Repaired,
@@ -170,12 +171,14 @@ impl Exchange {
         Ok(Exchange { place, ops, journal, _lock: lock })
     }
 
+    /// Whether an exchange was cut off, and a repair is needed.
+    pub fn is_interrupted(&self) -> Result<bool, SwapError> {
+        Ok(!matches!(self.journal.read()?, journal::State::Clean))
+    }
+
     /// Fails where a repair has to come first.
     fn require_clean(&self) -> Result<(), SwapError> {
-        match self.journal.read()? {
-            journal::State::Clean => Ok(()),
-            _ => Err(SwapError::Unrepaired),
-        }
+        if self.is_interrupted()? { Err(SwapError::Unrepaired) } else { Ok(()) }
     }
 }
 
