@@ -8,7 +8,7 @@ A push goes from an OCI layout into a repository that is new each time; a pull g
 take turns, and the order turns round each time. Figures are medians of whole commands. Memory is sampled in runs of its own, with 2 GB
 in four layers too (2000x4), as the largest Pss. Layouts and the registry's data lie in a file system of memory. Standard library only.
 """
-import argparse, hashlib, json, os, shutil, statistics, subprocess, sys, tarfile, time, zlib
+import argparse, hashlib, json, os, re, shutil, statistics, subprocess, sys, tarfile, time, zlib
 
 from bench import Memory, seconds
 
@@ -136,7 +136,7 @@ class Transfers:
         self.options, self.serial = options, 0
         self.peers = [Bareboat(options), Skopeo(options)]
         self.scratch, self.target = f"{options.disk}/scratch", f"{options.disk}/pulled"
-        self.times, self.memory = {}, {}
+        self.times, self.memory, self.floors = {}, {}, []
 
     def layout(self, work):
         return Layout(f"{self.options.disk}/{work}", *WORKS[work])
@@ -162,6 +162,8 @@ class Transfers:
                     # The first round only warms up.
                     if number:
                         self.times.setdefault((way, work, peer.name), []).append(values)
+        if work == "300x1":
+            self.floors = floors(self.options, layout)
         shutil.rmtree(layout.path)
 
     def hold(self, work):
@@ -170,6 +172,42 @@ class Transfers:
             for way, value in self.both(layout, peer, lambda peer, command: peak(peer, command, self.scratch)).items():
                 self.memory[way, work, peer.name] = value
         shutil.rmtree(layout.path)
+
+
+# ---------------------------------------------------------------------------------------------------- floors
+class Curl:
+    """One layer through one connection: what the registry itself needs for it. curl neither hashes nor looks."""
+
+    def __init__(self, options, layout):
+        self.options, self.url = options, f"https://{options.registry}/v2/bench/curl"
+        names = os.listdir(f"{layout.path}/blobs/sha256")
+        self.path = max((f"{layout.path}/blobs/sha256/{name}" for name in names), key=os.path.getsize)
+        self.digest = "sha256:" + os.path.basename(self.path)
+
+    def run(self, *arguments):
+        command = ["curl", "-sSf", "--noproxy", "*", "--cacert", f"{self.options.certificates}/ca.crt", *arguments]
+        return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout.decode()
+
+    def upload(self):
+        head = self.run("-X", "POST", "-D", "-", "-o", "/dev/null", f"{self.url}-{time.monotonic_ns()}/blobs/uploads/")
+        location = re.search(r"(?im)^location:\s*(\S+)", head)[1]
+        self.run("-X", "PUT", "-T", self.path, "-H", "Expect:", f"{location}&digest={self.digest}")
+        self.found = location.split("/blobs/uploads/")[0]
+
+    def download(self):
+        self.run("-o", f"{self.options.disk}/floor", f"{self.found}/blobs/{self.digest}")
+        os.unlink(f"{self.options.disk}/floor")
+
+
+def floors(options, layout):
+    curl = Curl(options, layout)
+    return [(f"{work.__name__} by curl", [wall_of(work) for _ in range(options.rounds)]) for work in (curl.upload, curl.download)]
+
+
+def wall_of(work):
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
 
 
 # --------------------------------------------------------------------------------------------------- tables
@@ -187,6 +225,12 @@ def print_memory(transfers):
     print("| work | bareboat | skopeo |\n|---|---|---|")
     for way, work in dict.fromkeys(key[:2] for key in transfers.memory):
         print(f"| {way} {work} | " + " | ".join(f"{transfers.memory[way, work, peer.name] / 1e6:.0f}" for peer in transfers.peers) + " |")
+
+
+def print_floors(transfers):
+    print("\nFloors, the same layer of 300 MB, medians, seconds:\n")
+    for what, values in transfers.floors:
+        print(f"- {what}: {seconds(values)}")
 
 
 def print_raw(transfers):
@@ -215,6 +259,8 @@ def main():
     print(f"{os.cpu_count()} CPUs, Linux {os.uname().release}, {version}, TLS on loopback, all files in memory; bareboat's binary has {size:.1f} MB")
     if transfers.times:
         print_times(transfers)
+    if transfers.floors:
+        print_floors(transfers)
     if transfers.memory:
         print_memory(transfers)
     print_raw(transfers)

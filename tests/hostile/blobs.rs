@@ -37,6 +37,22 @@ fn assert_refused_everywhere(what: &str, forge: ImageForge) {
     }
 }
 
+/// Refused where the manifest is read, which is before anything asks what it is for: once from a layout and once from a registry.
+#[track_caller]
+fn assert_unreadable(what: &str, forge: ImageForge) {
+    let image = forge.forge();
+    let outcome = on_image(&image, "FROM base\nCOPY Dockerfile /\n").run();
+    assert_eq!(outcome.code(), Some(4), "{what}: {}", outcome.stderr);
+    assert!(outcome.stderr.contains("digest"), "{what}: {}", outcome.stderr);
+    assert_bounded(&outcome);
+    let registry = FakeRegistry::of("lie", image);
+    let build = Build::new(format!("FROM {}\nRUN true\n", registry.reference("lie")));
+    let outcome = build.run().failure(4, &["Dockerfile:1", "digest"]);
+    assert_bounded(&outcome);
+    assert_eq!(registry.blob_requests(), 0, "{what}");
+    assert_no_lies(build.state_directory());
+}
+
 /// Whatever blobs are in the store are what their names say.
 fn assert_no_lies(state: &std::path::Path) {
     if process_has_blobs(state) {
@@ -219,15 +235,16 @@ fn digests_are_parsed_strictly() {
         format!("SHA256:{hex}"),
         format!(" sha256:{hex}"),
     ];
-    for digest in cases {
-        assert_refused_everywhere(
-            &format!("the digest {digest:?}"),
-            image().last_descriptor("digest", digest.clone()),
-        );
-        assert_refused_everywhere(
-            &format!("the config digest {digest:?}"),
-            image().config_descriptor("digest", digest),
-        );
+    for digest in &cases {
+        let layer = image().last_descriptor("digest", digest.clone());
+        assert_unreadable(&format!("the digest {digest:?}"), layer);
+        let config = image().config_descriptor("digest", digest.clone());
+        assert_unreadable(&format!("the config digest {digest:?}"), config);
+    }
+    // A path is the one that matters if it is read after all: for each use of the image, and again.
+    for digest in cases.into_iter().filter(|digest| digest.contains('/')) {
+        let layer = image().last_descriptor("digest", digest.clone());
+        assert_refused_everywhere(&format!("the digest {digest:?}"), layer);
     }
     assert_refused_everywhere("a short diff ID", image().last_diff_id("sha256:00"));
 }

@@ -194,7 +194,7 @@ impl PushImage {
 
 /// Pushes `image` to every destination: a tag, or `@digest` of the image itself.
 ///
-/// A tag that names the image already gets nothing. Blobs go in parallel, four a registry; what the registry has, or
+/// A tag that names the image already gets nothing. Blobs go in parallel, eight a registry; what the registry has, or
 /// can mount, is not sent.
 ///
 /// # Errors

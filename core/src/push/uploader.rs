@@ -20,8 +20,8 @@ use crate::{
     },
 };
 
-/// More connections to one registry bring no more bytes.
-const BLOBS_AT_ONCE: usize = 4;
+/// Small blobs wait for answers more than for bytes; beyond this, a registry brings no more of either.
+const BLOBS_AT_ONCE: usize = 8;
 
 /// Brings the layers of one image into its destinations' repositories.
 pub struct Uploader {

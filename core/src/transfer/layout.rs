@@ -24,7 +24,7 @@ use crate::{
 use super::{LayoutPlace, source::of_source};
 
 /// Blobs that are written at once.
-const BLOBS_AT_ONCE: usize = 4;
+const BLOBS_AT_ONCE: usize = 8;
 const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const BLOBS: &str = "blobs/sha256";
