@@ -148,7 +148,7 @@ exec /.bareboat/beside build --state-dir /beside -t \"$0\" --push -";
         let reference = Peers::get().fresh_reference(name);
         let arguments = ["sh", "-c", WAIT, &reference];
         let epoch = [("SOURCE_DATE_EPOCH", EPOCH)];
-        (self.container.run_with_input(&epoch, &arguments, &context(name)), reference)
+        (done(self.container.command(&epoch, &arguments), &context(name)), reference)
     }
 
     /// Whether [`Job::build_beside`] waits by now.
