@@ -33,7 +33,7 @@ impl Done {
 }
 
 /// How long a command in a place may take.
-const TIMEOUT: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Runs a command with these bytes as standard input.
 ///

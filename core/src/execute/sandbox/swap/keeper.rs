@@ -46,6 +46,9 @@ use crate::{
 /// How often a keeper that waits for another build looks whether its own is still there.
 const LOCK_MILLISECONDS: i32 = 20;
 
+/// What is copied out of an image no larger than our own costs too little to be told.
+const DELAYERED_BYTES_UNTOLD: u64 = 64 << 20;
+
 /// The coarse clock's longest tick, with a margin.
 const TICK_MILLISECONDS: u64 = 100;
 
@@ -188,7 +191,7 @@ impl Step<'_> {
         let plan = exchange.plan(&stage, &options)?;
         let volumes = Volumes::observe(&self.keeper.root, self.volumes(plan.staying()));
         let (protection, mut notes) = protection(self.spec)?;
-        if delayered.directories > 0 {
+        if delayered.bytes > DELAYERED_BYTES_UNTOLD {
             let milliseconds = Duration::from_secs_f64(delayered.seconds).as_millis();
             let milliseconds = u64::try_from(milliseconds).unwrap_or(u64::MAX);
             notes.push(StepNote::Delayered { bytes: delayered.bytes, milliseconds });
