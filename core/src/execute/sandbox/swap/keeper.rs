@@ -22,6 +22,7 @@ use super::{
     StepNote, SwapReport,
     canary::Canary,
     exchange::{Exchange, Options, Place, RenamedEntry, Repaired, SwappedOut},
+    hidden::Hidden,
     placed::{self, Etc, Placed, Places, TakenOut},
     volumes::Volumes,
 };
@@ -190,6 +191,7 @@ impl Step<'_> {
         let began = Instant::now();
         let plan = exchange.plan(&stage, &options)?;
         let volumes = Volumes::observe(&self.keeper.root, self.volumes(plan.staying()));
+        let hidden = self.hidden(&plan.staying())?;
         let (protection, mut notes) = protection(self.spec)?;
         if delayered.bytes > DELAYERED_BYTES_UNTOLD {
             let milliseconds = Duration::from_secs_f64(delayered.seconds).as_millis();
@@ -206,13 +208,24 @@ impl Step<'_> {
         let waited = execution.run(StepPlace::Here(protection));
         let ended = self.reaper.end_all(PATIENCE);
         notes.extend(canary.take_in().then_some(StepNote::ReachedAside));
+        let shown = hidden.restore().named("restore", &self.root.tree);
         // Also with processes that can't be killed: the job goes on in this container.
         let began = Instant::now();
         let out = swapped_in.swap_out()?;
         let milliseconds = [milliseconds_in, milliseconds(began)];
         ended?;
+        shown?;
         notes.extend(volumes.changed(&self.keeper.root));
         Ok(Swapped { waited: waited?, entered, out, milliseconds, notes })
+    }
+
+    /// What the stage has where something stays.
+    fn hidden(&self, staying: &[EntryPath]) -> Result<Hidden, SandboxError> {
+        let tree = open_directories(&self.keeper.side, &self.root.tree);
+        let tree = tree.named("open", &self.root.tree)?;
+        let tree = tree.ok_or(Errno::NOENT).named("open", &self.root.tree)?;
+        let paths = staying.iter().map(|path| Path::new(OsStr::from_bytes(path.as_bytes())));
+        Hidden::observe(&tree, paths).named("read", &self.root.tree)
     }
 
     /// What stays and is neither the kernel's nor ours.

@@ -6,6 +6,7 @@
 
 mod canary;
 pub mod exchange;
+mod hidden;
 mod keeper;
 mod notes;
 mod placed;
