@@ -20,6 +20,8 @@ const CONFIG_BYTES_MAX: u64 = 4 << 20;
 pub struct Credentials {
     /// Configurations in Docker's form, in order: their names for messages, and their bytes.
     pub configs: Vec<(String, Secret<Vec<u8>>)>,
+    /// How many of them, at the front, were named for this call.
+    pub named: usize,
     /// Asked after all others.
     pub jobs: Vec<JobCredential>,
 }
@@ -37,7 +39,8 @@ pub fn read(sources: &CredentialSources) -> Result<Credentials, Error> {
     }
     let text = sources.text.as_ref().map(|text| Secret::new(text.expose().clone().into_bytes()));
     configs.extend(text.map(|bytes| ("DOCKER_AUTH_CONFIG".to_owned(), bytes)));
-    Ok(Credentials { configs, jobs: sources.jobs.clone() })
+    let named = sources.files.iter().filter(|file| file.named_by.is_some()).count();
+    Ok(Credentials { configs, named, jobs: sources.jobs.clone() })
 }
 
 fn read_file(file: &AuthFile) -> Result<Option<Vec<u8>>, Error> {

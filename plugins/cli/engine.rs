@@ -220,10 +220,12 @@ async fn client(registry: Registry) -> Result<(ClientOptions, Arc<dyn Keychain>)
     let mut configs = credentials::parse(&registry.credentials.configs, &helpers)?;
     #[cfg(feature = "aws")]
     let login = crate::aws::take_helper(&mut configs);
-    let mut keychains: Vec<Arc<dyn Keychain>> = Vec::new();
-    keychains.extend(configs.drain(..).map(|config| Arc::new(config) as Arc<dyn Keychain>));
+    let shared = configs.drain(..).map(|config| Arc::new(config) as Arc<dyn Keychain>);
+    let mut keychains: Vec<_> = shared.collect();
+    let usual = keychains.split_off(registry.credentials.named);
     #[cfg(feature = "aws")]
-    let (options, mut keychains) = crate::aws::add(options, keychains, login, registry.aws).await?;
+    let (options, usual) = crate::aws::add(options, usual, login, registry.aws).await?;
+    keychains.extend(usual);
     keychains.extend(credentials::of_jobs(registry.credentials.jobs));
     Ok((options, Arc::new(ChainKeychain(keychains))))
 }

@@ -3,6 +3,8 @@
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 
+mod credentials;
+mod faults;
 mod hostile;
 mod login;
 mod push;

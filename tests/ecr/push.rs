@@ -221,7 +221,7 @@ fn the_reason_of_a_bare_403_is_found() {
 #[test]
 fn a_full_repository_is_told() {
     Stack::shared().set("ecr", "full", json!({"quota": true}), json!([]));
-    build("full").run().failure(5, &["maximum allowed number", "a limit of the registry"]);
+    build("full").run().failure(5, &["maximum allowed number", "a quota of the repository"]);
 }
 
 #[test]

@@ -232,6 +232,11 @@ pub fn bareboat() -> Command {
             || text.ends_with("_proxy")
             || text == "source_date_epoch"
             || text == "docker_config"
+            || text == "docker_auth_config"
+            || text == "registry_auth_file"
+            || text == "xdg_runtime_dir"
+            || text == "github_token"
+            || text.starts_with("ci_")
         {
             command.env_remove(&name);
         }

@@ -125,7 +125,7 @@ impl PushError {
         };
         let hint = match &self {
             PushError::Registry { error, .. } => error.hint(),
-            PushError::Immutable { .. } => Some(IMMUTABLE_HINT.into()),
+            PushError::Immutable { .. } | PushError::Kept { .. } => Some(IMMUTABLE_HINT.into()),
             _ => None,
         };
         let error = Error::from_cause(class, self);

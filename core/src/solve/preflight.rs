@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustix::fs::statvfs;
 
 use crate::{
+    cache::{self, CacheKey},
     dockerfile::mount::MountType,
     error::{Class, Error},
     execute::copy::{CopyError, check_named},
@@ -78,10 +79,11 @@ impl Solver {
     fn visit_steps<'a>(&'a self, stage: &'a PlannedStage, own: bool, work: &mut Work<'a>) -> bool {
         let steps = stage.steps.iter().zip(&self.keys[&stage.index].steps);
         for (step, key) in steps {
-            let Some(StepKey { record: None, key, .. }) = key else { continue };
+            let Some(StepKey { record: None, key, prefix, .. }) = key else { continue };
             work.steps.push((stage, step));
             // Without a key yet, it may turn out that what it makes is known.
-            work.changes_image |= own && key.is_some();
+            let unknown = |prefix: &CacheKey| !cache::prefix_known(&self.parts.store, prefix);
+            work.changes_image |= own && (key.is_some() || prefix.as_ref().is_some_and(unknown));
             for source in step.op.sources() {
                 if let TreeSource::Stage(source) = source {
                     self.visit(*source, false, work);

@@ -25,6 +25,8 @@ use bareboat_core::registry::{ClientOptions, RegistryError, service_client};
 /// Where the caller sets none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Before the second and the third connection to where nobody listens.
+const CONNECT_PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(900)];
 /// Far above any answer that is read here.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -104,7 +106,7 @@ impl HttpConnector for Connector {
             let user = |text: String| ConnectorError::user(text.into());
             let client = http.client(connect).map_err(|error| user(error.to_string()))?;
             let request = convert(request).map_err(user)?;
-            let (status, headers, body) = exchange(&client, request, connect + read)
+            let (status, headers, body) = exchange_connected(&client, request, connect + read)
                 .await
                 .map_err(Failure::into_connector_error)?;
             respond(status, &headers, body).map_err(user)
@@ -153,9 +155,13 @@ struct Failure {
     text: String,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum FailureKind {
     Timeout,
+    /// Nobody listens, or there is no such name.
     Connect,
+    /// There was no answer to the connection.
+    Unreached,
     Broken,
 }
 
@@ -163,10 +169,32 @@ impl Failure {
     fn into_connector_error(self) -> ConnectorError {
         match self.kind {
             FailureKind::Timeout => ConnectorError::timeout(self.text.into()),
-            FailureKind::Connect => ConnectorError::io(self.text.into()).never_connected(),
+            // The SDK would try for many seconds what is most often a wrong Region or a missing proxy.
+            FailureKind::Connect | FailureKind::Unreached => {
+                ConnectorError::other(self.text.into(), None).never_connected()
+            }
             FailureKind::Broken => ConnectorError::io(self.text.into()),
         }
     }
+}
+
+/// [`exchange`], with a few tries to connect.
+async fn exchange_connected(
+    client: &reqwest::Client,
+    request: reqwest::Request,
+    limit: Duration,
+) -> Result<(u16, reqwest::header::HeaderMap, Vec<u8>), Failure> {
+    for pause in CONNECT_PAUSES {
+        let Some(again) = request.try_clone() else { break };
+        match exchange(client, again, limit).await {
+            Err(failure) if failure.kind == FailureKind::Connect => {
+                tracing::debug!(error = failure.text, "connecting again");
+                tokio::time::sleep(pause).await;
+            }
+            result => return result,
+        }
+    }
+    exchange(client, request, limit).await
 }
 
 async fn exchange(
@@ -197,6 +225,7 @@ async fn exchange(
 
 fn failure(place: &str, error: &reqwest::Error) -> Failure {
     let kind = match (error.is_timeout(), error.is_connect()) {
+        (true, true) => FailureKind::Unreached,
         (true, _) => FailureKind::Timeout,
         (_, true) => FailureKind::Connect,
         _ => FailureKind::Broken,

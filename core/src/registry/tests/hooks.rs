@@ -244,3 +244,30 @@ async fn many_requests_renew_a_credential_once() {
     }
     assert_eq!(keychain.asked.load(Ordering::SeqCst), 2);
 }
+
+#[tokio::test]
+async fn the_question_for_the_right_to_push_creates_what_is_missing() {
+    for (closes, creates) in [(false, true), (true, true), (false, false), (true, false)] {
+        let fake = Fake::start(move |_, _| match closes {
+            true => Reply::new(200).fault(crate::registry::testing::Fault::Close),
+            false => Reply::error(404, "NAME_UNKNOWN", "no such repository"),
+        })
+        .await;
+        let provider = Arc::new(Provider { creates, ..Provider::default() });
+        let client = client(provider.clone(), anonymous());
+        let checked = client.check_push(&fake.repository("app")).await;
+        assert_eq!(checked.is_ok(), creates, "{checked:?}");
+        assert_eq!(provider.created.load(Ordering::SeqCst), 1);
+        let advised = |error: RegistryError| error.hint().is_some_and(|h| h.contains("advice on"));
+        assert!(creates || closes || checked.is_err_and(advised));
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_never_answered_is_given_up_soon() {
+    let client = client(Arc::default(), anonymous());
+    let reference = reference::parse("127.0.0.1:1/app:v1").unwrap();
+    let error = client.resolve(&reference).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Connect { .. }), "{error}");
+    assert_eq!(client.stats().retries, u64::from(client.limits().first_tries) - 1);
+}
