@@ -71,8 +71,9 @@ pub fn enter(directory: &Path) -> Result<(), PrivateRootError> {
         return Err(PrivateRootError::NotEmpty { directory: directory.to_owned() });
     }
     let held = held().map_err(failed("open /proc/self/fd"))?;
+    let before = open_directory_handle(Path::new(".")).map_err(failed("open"))?;
     if let Err(error) = change(&private) {
-        fchdir(&held.descriptors).map_err(failed("chdir"))?;
+        fchdir(&before).map_err(failed("chdir"))?;
         return Err(match error {
             Errno::PERM => PrivateRootError::NoCapability,
             error => failed("chroot")(error),
