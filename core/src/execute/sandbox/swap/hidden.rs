@@ -42,7 +42,9 @@ impl Hidden {
     pub fn restore(self) -> Result<()> {
         let change = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
         for directory in self.0 {
-            if change(&fstat(&directory.handle)?) != change(&directory.before) {
+            let now = fstat(&directory.handle)?;
+            // A step that deleted it has spoilt the tree, which is told elsewhere.
+            if now.st_nlink > 0 && change(&now) != change(&directory.before) {
                 directory.restore()?;
             }
         }
