@@ -20,11 +20,7 @@ pub fn prepare(task: &mut Task) -> Result<Host, Error> {
             Ok(Host::machine(state_directory.clone()))
         }
         Task::Doctor(doctor) => {
-            let request = HostRequest {
-                named: doctor.state.named.clone(),
-                usual: doctor.state.usual.clone(),
-                ..HostRequest::default()
-            };
+            let request = doctor.state.request();
             let directory = request.named.clone().or_else(|| request.usual.clone());
             let machine = Host::machine(directory.unwrap_or_default());
             Ok(Host { verdicts: sandbox::survey(&request), is_probed: true, ..machine })
@@ -38,9 +34,8 @@ pub fn prepare(task: &mut Task) -> Result<Host, Error> {
 fn choose(build: &mut Build) -> Result<Host, Error> {
     let host = sandbox::choose(&HostRequest {
         choice: build.request.sandbox,
-        named: build.state.named.clone(),
-        usual: build.state.usual.clone(),
         contexts: directories(&build.request),
+        ..build.state.request()
     })?;
     if host.state_directory.as_os_str().is_empty() {
         return Err(no_state_directory());

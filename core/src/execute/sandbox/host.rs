@@ -22,14 +22,6 @@ use crate::request::SandboxChoice;
 /// The flavour of trees that the machine's root unpacks: owners as they are.
 const ROOT_FLAVOUR: &str = "root";
 
-/// Volumes of CI systems: GitLab, GitHub, Tekton (and who followed kaniko's habit). Build contexts are below them.
-const WORK_VOLUMES: [&str; 4] = ["/builds", "/__w", "/workspace", "/tekton/home"];
-
-/// Volumes of CI systems that other processes of the job use while a step is executed: they stay where they are unless
-/// the stage has files there.
-pub const VOLUMES_OF_OTHERS: [&str; 7] =
-    ["/builds", "/__w", "/__e", "/__t", "/github", "/tekton", "/kaniko"];
-
 /// The state's name on a volume that others use too.
 const NAME_ON_VOLUME: &str = ".bareboat";
 
@@ -46,6 +38,10 @@ pub struct HostRequest {
     pub usual: Option<PathBuf>,
     /// No volume below any of them is taken: the build contexts, of which the state would be a part.
     pub contexts: Vec<PathBuf>,
+    /// Where CI systems mount volumes that could hold the state, in a container.
+    pub work_volumes: Vec<PathBuf>,
+    /// Mounts that other processes of the job use while a step is executed.
+    pub owned: Vec<PathBuf>,
 }
 
 /// How this host executes RUN.
@@ -62,6 +58,8 @@ pub struct Host {
     pub flavour: String,
     /// A new /proc is refused: steps see the builder's processes.
     pub shares_processes: bool,
+    /// On the swap rung: mounts that stay where they are unless the stage has files there, because others use them.
+    pub owned: Vec<PathBuf>,
     /// Whether the rung was probed. A plain machine's is when the first RUN needs it.
     pub is_probed: bool,
     /// What was tried, in order.
@@ -78,6 +76,7 @@ impl Host {
             one_id: None,
             flavour: ROOT_FLAVOUR.to_owned(),
             shares_processes: false,
+            owned: Vec::new(),
             is_probed: false,
             verdicts: Vec::new(),
         }
@@ -172,6 +171,7 @@ fn host(
         user_namespace: attempt.map,
         one_id,
         shares_processes: attempt.share_processes,
+        owned: request.owned.clone(),
         is_probed: true,
         verdicts,
     }
@@ -374,7 +374,7 @@ fn places(request: &HostRequest, facts: &Facts) -> Vec<PathBuf> {
     }
     let mut places: Vec<PathBuf> = request.usual.iter().cloned().collect();
     if facts.container {
-        let volumes = WORK_VOLUMES.iter().map(PathBuf::from);
+        let volumes = request.work_volumes.iter().cloned();
         let volumes = volumes.chain(facts.empty_directories.iter().cloned());
         let is_free = |path: &PathBuf| {
             path.is_dir() && !request.contexts.iter().any(|context| path.starts_with(context))

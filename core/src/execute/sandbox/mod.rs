@@ -37,8 +37,7 @@ pub use self::{
     error::{Errno, SandboxError},
     facts::Facts,
     host::{
-        Host, HostRequest, SWAP_STATE, Table, VOLUMES_OF_OTHERS, choose, enter_for_deletion,
-        existing_state, survey,
+        Host, HostRequest, SWAP_STATE, Table, choose, enter_for_deletion, existing_state, survey,
     },
     id_map::{IdMap, IdRange, MapWriter, OneId, enter as enter_user_namespace},
     probe::probe,

@@ -13,7 +13,7 @@ use crate::{
     digest::Digest,
     error::{Class, Error},
     event::{Event, Warning},
-    execute::sandbox::{EntryStat, StepSpec, SwapReport, SwapRoot, VOLUMES_OF_OTHERS},
+    execute::sandbox::{EntryStat, StepSpec, SwapReport, SwapRoot},
     layer::WrittenLayer,
     plan::RunOp,
     resolve::LayerRef,
@@ -86,7 +86,7 @@ impl Solver {
             side: side.real(&side.root()),
             tree: inside.to_owned(),
             added_hosts: self.added_hosts(),
-            owned: VOLUMES_OF_OTHERS.map(Into::into).into(),
+            owned: self.parts.services.host.owned.clone(),
             delayer_bytes_max: DELAYER_BYTES_MAX.min(free / 3),
         })
     }

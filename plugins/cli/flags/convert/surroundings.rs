@@ -25,6 +25,13 @@ pub struct Proxies {
 /// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
 const EPOCH_SECONDS_MAX: i64 = 253_402_300_799;
 
+/// Volumes of CI systems: GitLab, GitHub, Tekton (and who followed kaniko's habit). Build contexts are below them.
+const WORK_VOLUMES: [&str; 4] = ["/builds", "/__w", "/workspace", "/tekton/home"];
+
+/// Volumes of CI systems that other processes of the job use while a step is executed.
+const VOLUMES_OF_OTHERS: [&str; 7] =
+    ["/builds", "/__w", "/__e", "/__t", "/github", "/tekton", "/kaniko"];
+
 /// Where the state shall lie.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateDirectory {
@@ -37,12 +44,18 @@ pub struct StateDirectory {
 impl StateDirectory {
     /// The directory of a command that only looks at a state that is there.
     pub fn existing(&self) -> Result<PathBuf, Error> {
-        let request = HostRequest {
+        existing_state(&self.request()).ok_or_else(no_state_directory)
+    }
+
+    /// What a host is asked for.
+    pub fn request(&self) -> HostRequest {
+        HostRequest {
             named: self.named.clone(),
             usual: self.usual.clone(),
+            work_volumes: WORK_VOLUMES.map(PathBuf::from).into(),
+            owned: VOLUMES_OF_OTHERS.map(PathBuf::from).into(),
             ..HostRequest::default()
-        };
-        existing_state(&request).ok_or_else(no_state_directory)
+        }
     }
 }
 
