@@ -58,12 +58,14 @@ impl Solver {
         vertex: &Vertex,
     ) -> Result<Executed, Error> {
         let _token = self.token().await?;
-        let snapshot = self.layers.snapshot(&below.layers).await?;
         if self.parts.services.host.one_id.is_some() {
+            let snapshot = self.layers.snapshot(&below.layers).await?;
             let user = self.run_user(run, &below.layers, &snapshot).await?;
             self.check_owners(run, &snapshot, &user)?;
         }
+        // Before the snapshot: what is unpacked is indexed on the way, and read once.
         let trees = self.layers.trees(&below.layers).await?;
+        let snapshot = self.layers.snapshot(&below.layers).await?;
         let place = self.place()?;
         // overlayfs takes no opaque mark on a layer's root: what lies below one is left out.
         let visible = rootfs::lowest_visible_layer(&snapshot);

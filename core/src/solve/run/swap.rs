@@ -44,8 +44,8 @@ impl Solver {
         vertex: &Vertex,
     ) -> Result<Executed, Error> {
         self.begin_trees_of(stage);
-        let snapshot = self.layers.snapshot(&below.layers).await?;
         let tree = self.plain_tree(&below.layers).await?;
+        let snapshot = self.layers.snapshot(&below.layers).await?;
         // One step at a time is at `/`; it keeps its turn until its layer is written, because the next one could reach
         // into its tree.
         let _token = self.token().await?;
