@@ -230,7 +230,8 @@ async fn export_directory(
     let (store, path) = (solver.store().clone(), path.to_owned());
     let split = is_split(split, built);
     let options = ExportOptions {
-        owners: rustix::process::geteuid().is_root(),
+        owners: rustix::process::geteuid().is_root()
+            && solver.services().host.user_namespace.is_none(),
         delete,
         mtime_seconds: solver.request().source_date_epoch,
     };
