@@ -240,8 +240,11 @@ impl Helper {
         };
         let mut pump = Pump::new(stdout, stderr, output);
         let answer = async {
-            control.write_all(request).await.map_err(wire::protocol)?;
-            receive(control).await
+            // A helper that is dead already has no answer either; how it ended says more than the broken socket.
+            match control.write_all(request).await {
+                Ok(()) => receive(control).await,
+                Err(_) => Ok(None),
+            }
         };
         let answer = tokio::select! {
             biased;
