@@ -27,7 +27,7 @@ pub struct RootFiles {
 
 impl RootFiles {
     /// Reads the tree at `root`. `except` are absolute paths in it: these and what is below them are left out, and so are the
-    /// times of the directories that they are made in.
+    /// times and link counts of the directories that they are made in.
     pub(super) fn of(root: &Path, except: &[&str]) -> RootFiles {
         let mut files = RootFiles { entries: BTreeMap::new() };
         let device = fs::metadata(root).unwrap().dev();
@@ -44,6 +44,7 @@ impl RootFiles {
             let mut entry = entry(&here, &metadata);
             if except.iter().any(|except| except.parent() == Some(&path) && path != Path::new("")) {
                 entry.modified = (0, 0);
+                entry.links = 0;
             }
             files.entries.insert(path.clone(), entry);
             if metadata.is_dir() {
