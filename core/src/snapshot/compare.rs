@@ -33,7 +33,7 @@ impl LowerContent for LowerDirectories {
 }
 
 /// The digest of all that is read.
-pub(crate) fn digest_of(mut reader: impl Read) -> io::Result<Digest> {
+pub(super) fn digest_of(mut reader: impl Read) -> io::Result<Digest> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {

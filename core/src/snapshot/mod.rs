@@ -17,7 +17,6 @@ mod verify;
 
 pub use baseline::{Baseline, BaselineError};
 pub use clock::wait_for_clock;
-pub(crate) use compare::digest_of;
 pub use compare::{LowerContent, LowerDirectories};
 pub use diff::{DiffOptions, overlay_diff};
 pub use judge::DiffError;

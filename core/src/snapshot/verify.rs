@@ -120,7 +120,7 @@ impl Visitor for Verifier<'_> {
     }
 }
 
-/// A set-uid file in the state directory that a step has no business with. Whatever goes through the whole container
+/// A set-uid and set-gid file beside the tree that a step has no business with. Whatever goes through the whole container
 /// (`find / -perm /6000 -exec chmod a-s`, `chown -R`, `rm -rf /`) changes it too.
 #[derive(Debug)]
 pub struct Canary {
@@ -134,7 +134,7 @@ impl Canary {
     pub fn place(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = File::from(openat(directory, name, flags, Mode::from_raw_mode(0o755))?);
-        fchmod(file.as_fd(), Mode::from_raw_mode(0o4755))?;
+        fchmod(file.as_fd(), Mode::from_raw_mode(0o6755))?;
         let stamp = Stamp::at(directory, name)?;
         Ok(Canary { directory: reopen(directory)?, name: name.into(), stamp })
     }

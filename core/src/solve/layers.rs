@@ -271,6 +271,21 @@ impl Layers {
         extracted.await?.map_err(|error| of_layer(layer, Error::from_cause(Class::Source, error)))
     }
 
+    /// The digests of the wanted regular files of a layer, in one pass over its blob that keeps nothing.
+    pub async fn digests(
+        &self,
+        layer: &LayerRef,
+        wanted: BTreeSet<EntryPath>,
+    ) -> Result<std::collections::BTreeMap<EntryPath, Digest>, Error> {
+        self.blob(layer).await?;
+        let index = self.index(layer).await?;
+        let mut source = self.open(layer)?;
+        let media_type = layer.descriptor.media_type.clone();
+        let hashed =
+            blocking(move || crate::layer::hash_files(&mut source, &media_type, &index, &wanted));
+        hashed.await?.map_err(|error| of_layer(layer, Error::from_cause(Class::Source, error)))
+    }
+
     /// The tree of a layer, where one is on disk already.
     pub fn existing_tree(&self, layers: &[LayerRef], at: usize) -> Option<PathBuf> {
         let index = self.known_index(&layers[at].diff_id)?;
@@ -458,7 +473,7 @@ fn inherited(below: &Snapshot, path: &EntryPath) -> Option<crate::tree::Metadata
     entry.is_directory().then(|| entry.metadata().clone())
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
+pub fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
     File::open(path).map(OwnedFd::from).map_err(host)
 }
 

@@ -129,9 +129,8 @@ pub struct Inner {
     rung: tokio::sync::OnceCell<sandbox::Probe>,
     clock: Clock,
     tasks: Mutex<Vec<AbortHandle>>,
-    /// Stages' trees on the swap rung, and the stages that have begun to use one.
+    /// Stages' trees on the swap rung.
     plain: run::PlainTrees,
-    plain_starts: Mutex<std::collections::BTreeSet<usize>>,
     /// Cache mounts that this build has used.
     used: Mutex<std::collections::BTreeSet<std::path::PathBuf>>,
 }
@@ -173,7 +172,6 @@ impl Solver {
             clock,
             tasks: Mutex::default(),
             plain: run::PlainTrees::default(),
-            plain_starts: Mutex::default(),
             used: Mutex::default(),
         }))
     }
@@ -276,6 +274,11 @@ impl Inner {
 
     pub fn store(&self) -> &Store {
         &self.parts.store
+    }
+
+    /// The state that is on the root's own mount: stages' trees have to be there to be renamed to `/`.
+    pub fn side(&self) -> &Store {
+        self.parts.side.as_ref().unwrap_or(&self.parts.store)
     }
 
     pub fn uploads(&self) -> &Uploads {

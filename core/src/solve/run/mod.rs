@@ -241,22 +241,16 @@ fn stub_paths(stubs: &[PathBuf]) -> Result<Vec<EntryPath>, Error> {
     stubs.iter().map(clean).collect::<Result<_, _>>().map_err(host)
 }
 
-impl Solver {
-    /// The lines of `--add-host`.
-    fn added_hosts(&self) -> Vec<u8> {
-        let lines = self.parts.request.add_hosts.iter();
-        lines.flat_map(|(name, address)| format!("{address}\t{name}\n").into_bytes()).collect()
-    }
-}
-
 /// /etc/hosts as BuildKit writes it.
 fn hosts(host_name: &str, added: &[(String, String)]) -> Vec<u8> {
-    let mut text =
+    let own =
         format!("127.0.0.1\tlocalhost {host_name}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    for (name, address) in added {
-        text.push_str(&format!("{address}\t{name}\n"));
-    }
-    text.into_bytes()
+    [own.into_bytes(), host_lines(added)].concat()
+}
+
+/// The lines of `--add-host`.
+fn host_lines(added: &[(String, String)]) -> Vec<u8> {
+    added.iter().flat_map(|(name, address)| format!("{address}\t{name}\n").into_bytes()).collect()
 }
 
 /// The image's ENV and the ARGs, then proxies, HOME where it is not set, and what mounts ask for.

@@ -1,9 +1,8 @@
 //! RUN on the overlay rung: the layers' trees as lower directories, the upper directory as the layer.
 
 use std::{
-    fs::File,
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -19,7 +18,12 @@ use crate::{
 };
 
 use super::{
-    super::{Solver, StageResult, blocking, layers::host, stage::Executed, vertex::Vertex},
+    super::{
+        Solver, StageResult, blocking,
+        layers::{host, open_directory},
+        stage::Executed,
+        vertex::Vertex,
+    },
     Ran,
 };
 
@@ -71,7 +75,8 @@ impl Solver {
         let visible = rootfs::lowest_visible_layer(&snapshot);
         let lowers = self.lowers(&below.layers[visible..], &trees[visible..]).await?;
         if let Some(made) = self.missing_working_directory(run, &below.layers, &snapshot).await? {
-            let (upper, cap) = (open(&place.upper())?, self.parts.request.source_date_epoch);
+            let (upper, cap) =
+                (open_directory(&place.upper())?, self.parts.request.source_date_epoch);
             blocking(move || rootfs::apply_changeset(upper, &made, cap)).await?.map_err(host)?;
         }
         let spec = StepSpec::new(OverlayRoot {
@@ -124,7 +129,7 @@ impl Solver {
         stubs: Vec<EntryPath>,
     ) -> Result<Executed, Error> {
         let cap = self.parts.request.source_date_epoch;
-        let upper = open(&place.upper())?;
+        let upper = open_directory(&place.upper())?;
         let (upper, snapshot, changeset) = blocking(move || {
             let changeset = diff(&upper, &snapshot, &trees, cap, &stubs)?;
             Ok::<_, Error>((upper, snapshot, Arc::new(changeset)))
@@ -144,12 +149,9 @@ fn diff(
     cap: Option<i64>,
     stubs: &[EntryPath],
 ) -> Result<Changeset, Error> {
-    let trees = trees.iter().map(|tree| open(tree).map(Arc::new)).collect::<Result<_, _>>()?;
+    let trees =
+        trees.iter().map(|tree| open_directory(tree).map(Arc::new)).collect::<Result<_, _>>()?;
     let options = DiffOptions { mtime_seconds_max: cap, ignore: stubs };
     overlay_diff(upper.as_fd(), snapshot, &LowerDirectories(trees), &options)
         .map_err(|error| Error::from_cause(Class::Step, error))
-}
-
-fn open(path: &Path) -> Result<OwnedFd, Error> {
-    File::open(path).map(OwnedFd::from).map_err(host)
 }

@@ -19,16 +19,21 @@ use crate::{
     resolve::LayerRef,
     rootfs,
     snapshot::{
-        AfterStep, DiffOptions, PlainChanges, Renamed, Stamp, digest_of, plain_diff, settle_plain,
+        AfterStep, DiffOptions, PlainChanges, Renamed, Stamp, plain_diff, settle_plain,
         wait_for_clock,
     },
-    tree::{Content, EntryPath, Snapshot, Timestamp},
+    tree::{EntryPath, Snapshot, Timestamp},
 };
 
 use super::{
-    super::{Solver, StageResult, blocking, layers::host, stage::Executed, vertex::Vertex},
-    Ran,
-    trees::{PlainTree, of_step, open, threads},
+    super::{
+        Solver, StageResult, blocking,
+        layers::{host, open_directory},
+        stage::Executed,
+        vertex::Vertex,
+    },
+    Ran, host_lines,
+    trees::{PlainTree, of_step, threads},
 };
 
 /// A job image larger than this is not copied out of the way.
@@ -43,7 +48,7 @@ impl Solver {
         below: &StageResult,
         vertex: &Vertex,
     ) -> Result<Executed, Error> {
-        self.begin_trees_of(stage);
+        self.plain.begin(stage);
         let tree = self.plain_tree(&below.layers).await?;
         let snapshot = self.layers.snapshot(&below.layers).await?;
         // One step at a time is at `/`; it keeps its turn until its layer is written, because the next one could reach
@@ -55,7 +60,7 @@ impl Solver {
         };
         if let Some(made) = self.missing_working_directory(run, &below.layers, &snapshot).await? {
             let staging = self.side().work_directory("made-").map_err(host)?;
-            let (root, staged) = (tree.root()?, open(&staging)?);
+            let (root, staged) = (tree.root()?, open_directory(&staging)?);
             let cap = self.parts.request.source_date_epoch;
             let applied =
                 blocking(move || rootfs::apply_changeset_plain(staged, root.as_fd(), &made, cap));
@@ -85,16 +90,10 @@ impl Solver {
         Ok(SwapRoot {
             side: side.real(&side.root()),
             tree: inside.to_owned(),
-            added_hosts: self.added_hosts(),
+            added_hosts: host_lines(&self.parts.request.add_hosts),
             owned: self.parts.services.host.owned.clone(),
             delayer_bytes_max: DELAYER_BYTES_MAX.min(free / 3),
         })
-    }
-
-    /// The stage's own tree may be taken from now on: nobody copies one for it.
-    fn begin_trees_of(&self, stage: usize) {
-        let mut begun = self.plain_starts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        begun.insert(stage);
     }
 
     /// Says what the rung could not do as asked, and what it cost.
@@ -185,7 +184,7 @@ fn stamp(stat: &EntryStat) -> Stamp {
         uid: stat.uid,
         gid: stat.gid,
         mtime: time(stat.mtime_seconds, stat.mtime_nanoseconds),
-        ctime: time(stat.ctime_seconds, stat.ctime_nanoseconds),
+        ctime: stat.changed_at(),
     }
 }
 
@@ -203,12 +202,7 @@ impl crate::snapshot::LowerDigests for LayerDigests {
         wanted: &BTreeSet<EntryPath>,
     ) -> io::Result<BTreeMap<EntryPath, Digest>> {
         let layer = self.layers.get(layer).ok_or(io::ErrorKind::NotFound)?;
-        let extracted = self.solver.layers.extract(layer, wanted.clone());
-        let (spool, places) = self.runtime.block_on(extracted).map_err(io::Error::other)?;
-        let digest = |(path, (offset, length)): (EntryPath, (u64, u64))| {
-            let content = Content::Slice { file: spool.clone(), offset, length };
-            Ok((path, digest_of(content.open()?)?))
-        };
-        places.into_iter().map(digest).collect()
+        let hashed = self.solver.layers.digests(layer, wanted.clone());
+        self.runtime.block_on(hashed).map_err(io::Error::other)
     }
 }

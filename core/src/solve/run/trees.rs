@@ -5,7 +5,7 @@
 //! step of another stage went through the state directory, is thrown away and made anew from the layers.
 
 use std::{
-    fs::File,
+    collections::BTreeSet,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
@@ -20,14 +20,17 @@ use crate::{
     digest::Digest,
     error::{Class, Error},
     event::{Event, Warning},
-    plan::{Base, BuildGraph},
+    plan::{Base, Op},
     resolve::LayerRef,
     rootfs::{self, Unpacker},
     snapshot::{self, Baseline},
     store::Store,
 };
 
-use super::super::{Solver, blocking, layers::host};
+use super::super::{
+    Solver, blocking,
+    layers::{host, open_directory},
+};
 
 /// The trees that no step uses.
 #[derive(Default)]
@@ -35,12 +38,27 @@ pub struct PlainTrees {
     idle: Mutex<Vec<PlainTree>>,
     /// Steps that were executed.
     steps: AtomicU64,
+    /// Stages that have begun to use one.
+    begun: Mutex<BTreeSet<usize>>,
 }
 
 impl PlainTrees {
     /// Another step was at `/`, and could have reached every tree.
     pub fn count_step(&self) {
         self.steps.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The stage's own tree may be taken from now on: nobody copies one for it.
+    pub fn begin(&self, stage: usize) {
+        self.begun().insert(stage);
+    }
+
+    fn has_begun(&self, stage: usize) -> bool {
+        self.begun().contains(&stage)
+    }
+
+    fn begun(&self) -> std::sync::MutexGuard<'_, BTreeSet<usize>> {
+        self.begun.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn steps(&self) -> u64 {
@@ -91,7 +109,7 @@ impl Drop for PlainTree {
 
 impl PlainTree {
     pub fn root(&self) -> Result<OwnedFd, Error> {
-        open(&self.directory())
+        open_directory(&self.directory())
     }
 
     /// The tree itself.
@@ -114,10 +132,7 @@ impl Fresh {
     }
 
     async fn finish(self, layers: Vec<Digest>, seen: u64) -> Result<PlainTree, Error> {
-        let file = self.store.spool().map_err(host)?;
-        let root = open(&self.place.join("fs"))?;
-        let baseline = blocking(move || Baseline::take(root.as_fd(), file, threads()));
-        let baseline = baseline.await?.map_err(host)?;
+        let baseline = baseline_of(&self.store, &self.place.join("fs")).await?;
         Ok(PlainTree { store: self.store, place: self.place, layers, baseline, seen })
     }
 }
@@ -137,7 +152,7 @@ impl Solver {
         let seen = self.plain.steps();
         let fresh = Fresh::new(side)?;
         self.lay(chain, &fresh.place.join("fs")).await?;
-        fresh.finish(chain.iter().map(|layer| layer.diff_id).collect(), seen).await
+        fresh.finish(diff_ids(chain), seen).await
     }
 
     /// The tree, unless a step that was executed since its baseline went through it.
@@ -171,25 +186,23 @@ impl Solver {
     }
 
     /// Adds the layers of the chain that a tree does not have yet.
-    async fn extend(&self, tree: PlainTree, chain: &[LayerRef]) -> Result<PlainTree, Error> {
+    async fn extend(&self, mut tree: PlainTree, chain: &[LayerRef]) -> Result<PlainTree, Error> {
         let missing = &chain[tree.layers.len()..];
         if missing.is_empty() {
             return Ok(tree);
         }
-        let seen = self.plain.steps();
-        let fresh = Fresh::new(self.side())?;
-        std::fs::remove_dir(fresh.place.join("fs")).map_err(host)?;
-        std::fs::rename(tree.directory(), fresh.place.join("fs")).map_err(host)?;
-        drop(tree);
-        self.lay(missing, &fresh.place.join("fs")).await?;
-        fresh.finish(chain.iter().map(|layer| layer.diff_id).collect(), seen).await
+        tree.seen = self.plain.steps();
+        self.lay(missing, &tree.directory()).await?;
+        tree.baseline = baseline_of(&tree.store, &tree.directory()).await?;
+        tree.layers = diff_ids(chain);
+        Ok(tree)
     }
 
     /// Unpacks layers side by side and lays them over a tree in their order.
     async fn lay(&self, layers: &[LayerRef], tree: &Path) -> Result<(), Error> {
         let unpacked = layers.iter().map(|layer| async move {
             let place = self.side().work_directory("layer-").map_err(host)?;
-            let unpacker = Unpacker::plain(open(&place)?).map_err(host)?;
+            let unpacker = Unpacker::plain(open_directory(&place)?).map_err(host)?;
             let index = self.layers.unpack(layer, unpacker).await?;
             Ok::<_, Error>((place, index))
         });
@@ -199,7 +212,7 @@ impl Solver {
                 std::fs::rename(&place, tree).map_err(host)?;
                 continue;
             }
-            let (from, tree) = (open(&place)?, open(tree)?);
+            let (from, tree) = (open_directory(&place)?, open_directory(tree)?);
             let laid = blocking(move || rootfs::lay_over(from.as_fd(), &index, tree.as_fd()));
             laid.await?.map_err(host)?;
             self.side().discard(&place);
@@ -210,7 +223,7 @@ impl Solver {
     /// A copy to work in; the tree itself goes back.
     async fn copy_of(&self, tree: PlainTree) -> Result<PlainTree, Error> {
         let fresh = Fresh::new(self.side())?;
-        let (from, to) = (tree.root()?, open(&fresh.place.join("fs"))?);
+        let (from, to) = (tree.root()?, open_directory(&fresh.place.join("fs"))?);
         let copied = blocking(move || rootfs::copy_tree(from.as_fd(), to, threads()));
         copied.await?.map_err(host)?;
         let (layers, seen) = (tree.layers.clone(), tree.seen);
@@ -221,50 +234,41 @@ impl Solver {
     /// Whether more stages than the one that takes it will want a tree of these layers as it is.
     fn is_wanted(&self, layers: &[Digest]) -> bool {
         let graph = &self.parts.graph;
-        let started = self.plain_starts.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let wants = graph.stages.iter().filter(|(index, stage)| {
-            !started.contains(index)
-                && runs(graph, **index)
+        graph.stages.iter().any(|(index, stage)| {
+            !self.plain.has_begun(*index)
+                && stage.steps.iter().any(|step| matches!(step.op, Op::Run(_)))
                 && self.keys[index].steps.iter().flatten().any(|key| key.record.is_none())
                 && self.chain_of(&stage.base).is_some_and(|chain| chain == layers)
-        });
-        wants.count() > 0
+        })
     }
 
     /// The layers that a stage starts from, where they are known now.
     fn chain_of(&self, base: &Base) -> Option<Vec<Digest>> {
         match base {
-            Base::Image(image) => {
-                let layers = &self.parts.images[image].layers;
-                Some(layers.iter().map(|layer| layer.diff_id).collect())
-            }
+            Base::Image(image) => Some(diff_ids(&self.parts.images[image].layers)),
             Base::Stage(index) => {
                 let stages = self.stages.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 let result = stages.get(index)?.peek()?.as_ref().ok()?.clone();
-                Some(result.layers.iter().map(|layer| layer.diff_id).collect())
+                Some(diff_ids(&result.layers))
             }
             Base::Scratch | Base::Context(_) => None,
         }
     }
-
-    /// The state that is on the root's own mount: trees have to be there to be renamed to `/`.
-    pub fn side(&self) -> &Store {
-        self.parts.side.as_ref().unwrap_or(&self.parts.store)
-    }
 }
 
-fn runs(graph: &BuildGraph, index: usize) -> bool {
-    let steps = graph.stages.get(&index).map(|stage| stage.steps.as_slice()).unwrap_or_default();
-    steps.iter().any(|step| matches!(step.op, crate::plan::Op::Run(_)))
+fn diff_ids(layers: &[LayerRef]) -> Vec<Digest> {
+    layers.iter().map(|layer| layer.diff_id).collect()
+}
+
+async fn baseline_of(store: &Store, tree: &Path) -> Result<Baseline, Error> {
+    let (file, root) = (store.spool().map_err(host)?, open_directory(tree)?);
+    let baseline = blocking(move || Baseline::take(root.as_fd(), file, threads()));
+    baseline.await?.map_err(host)
 }
 
 /// How many threads a walk uses at most.
 pub(super) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-pub(super) fn open(path: &Path) -> Result<OwnedFd, Error> {
-    File::open(path).map(OwnedFd::from).map_err(host)
 }
 
 /// The class of a step's own doing.

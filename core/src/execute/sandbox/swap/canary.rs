@@ -3,55 +3,39 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::{
-    fs::{AtFlags, Mode, OFlags, Stat, fchmod, openat, statat, unlinkat},
-    io::Errno,
-};
+use rustix::fs::{AtFlags, unlinkat};
+
+use super::exchange::HOST;
+use crate::snapshot::{self, Stamp};
 
 /// Not hidden, so that a pattern of a shell finds it as well.
 const NAME: &str = "canary";
 
 pub(super) struct Canary {
     side: OwnedFd,
-    before: [Option<Trace>; 2],
+    file: Option<snapshot::Canary>,
+    host: Option<Stamp>,
 }
-
-/// What any change of an entry moves.
-type Trace = (u64, u32, u32, u32, i64, i64);
 
 impl Canary {
     /// To be called when all is aside. Without room for an empty file there is none to look after.
     pub fn set_out(side: OwnedFd) -> Canary {
-        let _ = set_uid_file(&side);
-        let before = traces(&side);
-        Canary { side, before }
+        // A build that was killed may have left its own.
+        let _ = unlinkat(&side, NAME, AtFlags::empty());
+        let file = snapshot::Canary::place(side.as_fd(), NAME.as_bytes()).ok();
+        let host = host_of(&side);
+        Canary { side, file, host }
     }
 
     /// Takes it back; whether anything has happened to it. To be called before anything moves again.
     pub fn take_in(self) -> bool {
-        let after = traces(&self.side);
+        let is_alive = self.file.is_none_or(|file| file.is_alive());
+        let is_untouched = host_of(&self.side) == self.host;
         let _ = unlinkat(&self.side, NAME, AtFlags::empty());
-        after != self.before
+        !(is_alive && is_untouched)
     }
 }
 
-fn set_uid_file(side: impl AsFd) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(side, NAME, flags, Mode::RUSR)?;
-    fchmod(file, Mode::SUID | Mode::SGID | Mode::RWXU)
-}
-
-fn traces(side: impl AsFd) -> [Option<Trace>; 2] {
-    let trace = |stat: Stat| {
-        (
-            stat.st_ino,
-            stat.st_mode,
-            stat.st_uid,
-            stat.st_gid,
-            stat.st_ctime,
-            stat.st_ctime_nsec as i64,
-        )
-    };
-    [NAME, super::exchange::HOST]
-        .map(|name| statat(&side, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(trace))
+fn host_of(side: impl AsFd) -> Option<Stamp> {
+    Stamp::at(side.as_fd(), HOST.as_bytes()).ok()
 }

@@ -15,7 +15,6 @@ use rustix::{
     fs::{Mode, OFlags, open},
     io::Errno,
     process::{Pid, getpid},
-    time::{ClockId, Timespec, clock_gettime},
 };
 
 use super::{
@@ -37,6 +36,7 @@ use crate::{
         stubs::{Stubs, open_directories},
         wire::{self, Answer, RepairRequest},
     },
+    snapshot::wait_for_clock,
     sys::{
         process::{Waited, exit_now, wait_readable},
         resolve::{LastLink, walk_in_root},
@@ -49,9 +49,6 @@ const LOCK_MILLISECONDS: i32 = 20;
 
 /// What is copied out of an image no larger than our own costs too little to be told.
 const DELAYERED_BYTES_UNTOLD: u64 = 64 << 20;
-
-/// The coarse clock's longest tick, with a margin.
-const TICK_MILLISECONDS: u64 = 100;
 
 /// Runs a step at the container's root.
 pub(in super::super) fn run_at_root(
@@ -201,7 +198,9 @@ impl Step<'_> {
         let swapped_in = plan.swap_in()?;
         let milliseconds_in = milliseconds(began);
         let entered = swapped_in.renamed().to_vec();
-        wait_for_clock(&entered);
+        if let Some(newest) = entered.iter().map(|entry| entry.stat.changed_at()).max() {
+            wait_for_clock(newest);
+        }
         let canary = Canary::set_out(self.keeper.side.try_clone().named("dup", &self.root.side)?);
         let execution =
             Execution { spec: self.spec, probe: false, control: self.control, has_reaper: true };
@@ -262,18 +261,6 @@ fn protection(spec: &StepSpec) -> Result<(Protection, Vec<StepNote>), SandboxErr
     match spec.user.uid {
         0 => Ok((Protection::Domain, vec![StepNote::NoNewPrivileges])),
         _ => Ok((Protection::User, Vec::new())),
-    }
-}
-
-/// Waits until a change of the step can be told from the renames by its time, also where files are stamped by the coarse
-/// clock. A time far in the future is not waited for.
-fn wait_for_clock(entered: &[RenamedEntry]) {
-    let time = |entry: &RenamedEntry| (entry.stat.ctime_seconds, entry.stat.ctime_nanoseconds);
-    let Some((seconds, nanoseconds)) = entered.iter().map(time).max() else { return };
-    let last = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
-    let deadline = Instant::now() + Duration::from_millis(TICK_MILLISECONDS);
-    while clock_gettime(ClockId::RealtimeCoarse) <= last && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_micros(500));
     }
 }
 

@@ -56,7 +56,7 @@ pub use self::{
     swap::{LevelOutcome, Plan, SwappedIn, SwappedOut},
 };
 use self::{error::Named, ops::Ops};
-use crate::tree::EntryPath;
+use crate::tree::{EntryPath, Timestamp};
 
 pub(in super::super) const LOCK: &str = "swap.lock";
 
@@ -122,6 +122,13 @@ pub struct EntryStat {
     pub mtime_nanoseconds: u32,
     pub ctime_seconds: i64,
     pub ctime_nanoseconds: u32,
+}
+
+impl EntryStat {
+    /// When anything of it was last changed.
+    pub fn changed_at(&self) -> Timestamp {
+        Timestamp { seconds: self.ctime_seconds, nanoseconds: self.ctime_nanoseconds }
+    }
 }
 
 impl From<&Stat> for EntryStat {
