@@ -22,6 +22,7 @@ use super::{
     error::Named,
     facts::Facts,
     helper,
+    host::SWAP_STATE,
     id_map::{IdMap, enter},
     run::ask,
     spec::{OverlayRoot, StepSpec},
@@ -180,22 +181,36 @@ pub(super) fn probe_swap(facts: &Facts) -> Result<(), SandboxError> {
     if !missing.is_empty() {
         return Err(SandboxError::Capabilities { missing: missing.join(", ") });
     }
-    rename_at_root(Path::new("/"))
+    rename_on_the_mount_of(Path::new("/"))
 }
 
-fn rename_at_root(root: &Path) -> Result<(), SandboxError> {
+/// Makes a directory and renames it, in the swap rung's state where a build has made that: what is killed in between
+/// leaves its trace there, and none at `root`.
+fn rename_on_the_mount_of(root: &Path) -> Result<(), SandboxError> {
+    let state = root.join(SWAP_STATE.trim_start_matches('/'));
+    match stat(&state) {
+        Ok(_) => rename_in(&state),
+        Err(_) => {
+            let before = stat(root);
+            let renamed = rename_in(root);
+            if let Ok(before) = before {
+                let directory = open_subdirectory(CWD, root.as_os_str()).named("open", root)?;
+                set_directory_mtime(&directory, before.st_mtime, before.st_mtime_nsec as u32)
+                    .named("utimensat", root)?;
+            }
+            renamed
+        }
+    }
+}
+
+fn rename_in(place: &Path) -> Result<(), SandboxError> {
     let process = std::process::id();
-    let old = root.join(format!(".bareboat-probe-{process}"));
-    let new = root.join(format!(".bareboat-probed-{process}"));
-    let before = stat(root);
+    let old = place.join(format!(".bareboat-probe-{process}"));
+    let new = place.join(format!(".bareboat-probed-{process}"));
     mkdirat(CWD, &old, Mode::RWXU).named("mkdir", &old)?;
-    let before = before.named("stat", root)?;
     let renamed = renameat_with(CWD, &old, CWD, &new, RenameFlags::NOREPLACE);
     let left = if renamed.is_ok() { &new } else { &old };
     unlinkat(CWD, left, AtFlags::REMOVEDIR).named("rmdir", left)?;
-    let directory = open_subdirectory(CWD, root.as_os_str()).named("open", root)?;
-    set_directory_mtime(&directory, before.st_mtime, before.st_mtime_nsec as u32)
-        .named("utimensat", root)?;
     renamed.named("rename", old)
 }
 
@@ -217,9 +232,22 @@ mod tests {
     #[test]
     fn a_root_where_nothing_can_be_made_is_told() {
         let scratch = tempfile::tempdir().unwrap();
-        rename_at_root(scratch.path()).unwrap();
+        rename_on_the_mount_of(scratch.path()).unwrap();
         assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
-        let error = rename_at_root(&scratch.path().join("missing")).unwrap_err();
+        let error = rename_on_the_mount_of(&scratch.path().join("missing")).unwrap_err();
         assert!(error.to_string().contains("mkdir"), "{error}");
+    }
+
+    /// Whoever is killed while it probes could not put the root's time back.
+    #[test]
+    fn a_root_with_a_state_is_not_touched() {
+        let scratch = tempfile::tempdir().unwrap();
+        let state = scratch.path().join(SWAP_STATE.trim_start_matches('/'));
+        std::fs::create_dir(&state).unwrap();
+        let before = stat(scratch.path()).unwrap();
+        rename_on_the_mount_of(scratch.path()).unwrap();
+        let after = stat(scratch.path()).unwrap();
+        assert_eq!((before.st_ctime, before.st_ctime_nsec), (after.st_ctime, after.st_ctime_nsec));
+        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0);
     }
 }
