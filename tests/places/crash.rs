@@ -32,7 +32,7 @@ RUN cat two /opt/one > /three && mv /opt /elsewhere
 const JOURNAL: &str = "/.bareboat/swap.journal";
 
 /// All the marks, in their order: see the journal's own table.
-const MARKS: [char; 7] = ['P', 'L', 'A', 'S', 'I', 'O', 'C'];
+const MARKS: [char; 8] = ['B', 'P', 'L', 'A', 'S', 'I', 'O', 'C'];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Victim {
@@ -81,7 +81,12 @@ impl Ground {
     #[track_caller]
     fn assert_restored(&self, when: &str) {
         self.assert_empty(when);
-        self.job.root_files().assert_as(&self.root);
+        let differences = self.job.root_files().differences(&self.root);
+        assert!(
+            differences.is_empty(),
+            "{when}: the container's root changed:\n{}",
+            differences.join("\n")
+        );
     }
 
     #[track_caller]

@@ -24,7 +24,6 @@ use super::{
     error::Named,
     journal::{CopyStory, Record},
     settle::{Touched, settle},
-    survey::is_layered,
     text::Names,
 };
 use crate::tree::EntryPath;
@@ -95,7 +94,7 @@ impl Exchange {
                 let Some(stat) = stat else { continue };
                 if kind_of(&stat) != FileType::Directory {
                     bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-                } else if is_layered(directory.as_fd(), &name, probe).named("probe", &below)? {
+                } else if self.is_layered(&path, directory.as_fd(), &name, probe)? {
                     pending.push(below);
                 }
             }

@@ -8,6 +8,7 @@
 //! | `I` | when all of the stage is in | the same; the stage is spoilt |
 //! | `O` | when all of the stage is out | empties the volumes of copies, then as `C` |
 //! | `C` | when no volume holds copies | restores |
+//! | `B` metadata of a directory | before a rename in it is tried, which is refused | gives it back |
 //! | `X` a layer's directory is being copied | before the copy | removes the copy |
 //! | `T` metadata of a directory of the copy | before something is moved into it | as `Y`, and gives it back |
 //! | `Y` | when the copy is complete | finishes the removal of the original, then renames the copy |
@@ -78,6 +79,13 @@ pub(super) enum Record {
         path: EntryPath,
         attributes: Attributes,
     },
+    /// A rename is tried in a directory that has this metadata, and may move its time.
+    #[serde(rename = "B")]
+    Trying {
+        #[serde(with = "text::path")]
+        path: EntryPath,
+        attributes: Attributes,
+    },
     #[serde(rename = "D")]
     Done,
 }
@@ -122,6 +130,8 @@ pub(super) enum State {
     Clean,
     Exchange(Box<Story>),
     Copy(CopyStory),
+    /// A directory in which a rename was tried, and its metadata.
+    Trial(EntryPath, Attributes),
 }
 
 /// The open journal.
@@ -198,6 +208,9 @@ impl State {
             (State::Clean, Record::Copying { path, parent }) if !path.is_root() => {
                 let (complete, touched) = (false, Vec::new());
                 Some(State::Copy(CopyStory { path, parent, complete, touched }))
+            }
+            (State::Clean, Record::Trying { path, attributes }) => {
+                Some(State::Trial(path, attributes))
             }
             (State::Copy(story), Record::Copied) => {
                 Some(State::Copy(CopyStory { complete: true, ..story }))

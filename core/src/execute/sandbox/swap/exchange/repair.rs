@@ -1,9 +1,14 @@
 //! Making the container's root whole after an exchange that was cut off.
 
+use std::os::fd::AsFd;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
     Exchange, SwapError,
+    attributes::Attributes,
+    directory::find,
+    error::Named,
     journal::{Mark, Record, State, Story},
     text,
 };
@@ -12,7 +17,7 @@ use crate::tree::EntryPath;
 /// What a repair found and did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Repaired {
-    /// There was nothing to do.
+    /// There was nothing to do, but for the time of a directory perhaps.
     Nothing,
     /// An exchange had been cut off; the container's root is as it was before it.
     Restored {
@@ -43,7 +48,19 @@ impl Exchange {
                 self.repair_copy(story)?;
                 Ok(Repaired::Delayered { path })
             }
+            State::Trial(path, attributes) => {
+                self.repair_trial(&path, &attributes)?;
+                Ok(Repaired::Nothing)
+            }
         }
+    }
+
+    fn repair_trial(&self, path: &EntryPath, attributes: &Attributes) -> Result<(), SwapError> {
+        if let Some(directory) = find(&self.place.root, path).named("open", path)? {
+            let applied = attributes.apply(&self.ops, directory.as_fd());
+            applied.named("set metadata of", path)?;
+        }
+        self.record(&[Record::Done])
     }
 
     fn repair_exchange(&self, story: &Story) -> Result<Repaired, SwapError> {

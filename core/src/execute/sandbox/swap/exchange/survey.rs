@@ -24,6 +24,9 @@ const SYSTEM: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 /// How the hidden directory of a volume begins; the rest is random.
 const HIDDEN_PREFIX: &[u8] = b".bareboat-";
 
+/// See [`Exchange::is_layered`](super::Exchange::is_layered).
+type IsLayered<'s> = dyn Fn(&EntryPath, BorrowedFd<'_>, &[u8]) -> Result<bool, SwapError> + 's;
+
 /// What was found.
 pub(super) struct Survey {
     pub levels: Vec<Level>,
@@ -42,8 +45,8 @@ pub(super) struct Surveyor<'s> {
     /// Mounts and directories that stay although nothing forces them to.
     staying: Vec<EntryPath>,
     wanted: Vec<EntryPath>,
-    /// A directory that is not empty.
-    probe: BorrowedFd<'s>,
+    /// Whether the directory of that name in an open directory, whose path comes first, is a layer's.
+    is_layered: &'s IsLayered<'s>,
     survey: Survey,
 }
 
@@ -53,7 +56,7 @@ impl<'s> Surveyor<'s> {
         table: &'s MountTable,
         stage: Option<BorrowedFd<'s>>,
         options: &Options,
-        probe: BorrowedFd<'s>,
+        is_layered: &'s IsLayered<'s>,
     ) -> Result<Self, SwapError> {
         let wanted: Vec<_> =
             options.wanted.iter().filter(|path| table.at(path).is_some()).cloned().collect();
@@ -66,7 +69,7 @@ impl<'s> Surveyor<'s> {
         }
         let working_directory = options.working_directory.clone();
         let survey = Survey { levels: Vec::new(), volumes: Vec::new(), layered: Vec::new() };
-        Ok(Surveyor { place, table, stage, working_directory, staying, wanted, probe, survey })
+        Ok(Surveyor { place, table, stage, working_directory, staying, wanted, is_layered, survey })
     }
 
     pub fn run(mut self) -> Result<Survey, SwapError> {
@@ -126,21 +129,20 @@ impl<'s> Surveyor<'s> {
         if self.staying.contains(&path) {
             return Ok(true);
         }
-        self.may_be_layered(directory, path, name)
+        self.may_be_layered(directory, level, name)
     }
 
     /// A directory that can't be renamed: with mounts below it is a level too.
     fn may_be_layered(
         &mut self,
         directory: &OwnedFd,
-        path: EntryPath,
+        parent: &EntryPath,
         name: &Name,
     ) -> Result<bool, SwapError> {
+        let path = parent.child(name);
         let stat = stat_name(directory, name).named("stat", &path)?;
         let is_directory = stat.is_some_and(|stat| kind_of(&stat) == FileType::Directory);
-        if !is_directory
-            || !is_layered(directory.as_fd(), name, self.probe).named("probe", &path)?
-        {
+        if !is_directory || !(self.is_layered)(parent, directory.as_fd(), name)? {
             return Ok(false);
         }
         let level = self.table.any_within(&path);
@@ -262,7 +264,7 @@ fn stage_has(stage: Option<BorrowedFd<'_>>, path: &EntryPath) -> Result<bool, Sw
 /// a directory that is not empty: a rename onto it is refused in any case, but `EXDEV` comes before.
 ///
 /// Where the name covers a layer's, overlayfs exchanges it with a whiteout and back before it refuses, and the time of
-/// `at` moves. It is put back at once; a process killed in between leaves that one time changed.
+/// `at` moves. It is put back at once; what is killed in between leaves that one time changed, where no journal has it.
 pub(super) fn is_layered(
     at: BorrowedFd<'_>,
     name: &[u8],

@@ -1,6 +1,6 @@
 //! A stage's way in and out.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use super::{
     error::Named,
     journal::{Mark, Record, Story},
     layout::{Layout, Level, Volume},
-    survey::{PROBE, Survey, Surveyor},
+    survey::{self, PROBE, Survey, Surveyor},
     text,
 };
 use crate::tree::EntryPath;
@@ -88,7 +88,26 @@ impl Exchange {
             return Err(SwapError::ReservedName { path: side.to_string() });
         }
         let probe = self.probe()?;
-        Surveyor::new(&self.place, &table, Some(tree.as_fd()), options, probe.as_fd())?.run()
+        let is_layered = |path: &EntryPath, at: BorrowedFd<'_>, name: &[u8]| {
+            self.is_layered(path, at, name, probe.as_fd())
+        };
+        Surveyor::new(&self.place, &table, Some(tree.as_fd()), options, &is_layered)?.run()
+    }
+
+    /// As [`survey::is_layered`] for a name in the container's directory `path`, which is open as `at`; a repair gives that
+    /// its time back. For use while nothing is going on.
+    pub(super) fn is_layered(
+        &self,
+        path: &EntryPath,
+        at: BorrowedFd<'_>,
+        name: &[u8],
+        probe: BorrowedFd<'_>,
+    ) -> Result<bool, SwapError> {
+        let attributes = Attributes::of(at).named("read metadata of", path)?;
+        self.journal.begin(&self.ops, &[Record::Trying { path: path.clone(), attributes }])?;
+        let layered = survey::is_layered(at, name, probe).named("probe", path.child(name));
+        self.record(&[Record::Done])?;
+        layered
     }
 
     /// The directory for [`is_layered`](super::survey::is_layered).

@@ -1,8 +1,11 @@
 //! What moves, what stays, what is refused.
 
-use std::time::Instant;
+use std::{os::fd::AsFd, time::Instant};
 
-use super::{super::*, tools::*};
+use super::{
+    super::{attributes::Attributes, journal::Record, *},
+    tools::*,
+};
 use crate::rootfs::testing::shell;
 
 #[test]
@@ -311,6 +314,24 @@ fn nothing_is_planned_before_a_repair() {
         assert_eq!(world.plan(&exchange).err().unwrap(), SwapError::Unrepaired);
         let spoilt = Repaired::Restored { stage: path(STAGE), spoilt: true, lost: Vec::new() };
         assert_eq!(exchange.repair().unwrap(), spoilt);
+        assert!(world.plan(&exchange).is_ok());
+    });
+}
+
+/// A kill between a rename that is tried on overlayfs and the time's return leaves this.
+#[test]
+fn a_directory_in_which_a_rename_was_tried_gets_its_time_back() {
+    isolated(|| {
+        let world = World::ordinary();
+        let exchange = world.exchange();
+        let root = world.root_facts();
+        let attributes = Attributes::of(exchange.place.root.as_fd());
+        let trying = Record::Trying { path: EntryPath::root(), attributes: attributes.unwrap() };
+        exchange.journal.begin(&exchange.ops, &[trying]).unwrap();
+        world.at_root("touch -d @77.5 .");
+        assert_eq!(world.plan(&exchange).err().unwrap(), SwapError::Unrepaired);
+        assert_eq!(exchange.repair().unwrap(), Repaired::Nothing);
+        assert_same("root", &root, &world.root_facts());
         assert!(world.plan(&exchange).is_ok());
     });
 }
