@@ -72,14 +72,13 @@ pub fn enter(directory: &Path) -> Result<(), PrivateRootError> {
     }
     let held = held().map_err(failed("open /proc/self/fd"))?;
     let before = open_directory_handle(Path::new(".")).map_err(failed("open"))?;
-    if let Err(error) = change(&private) {
+    if let Err(error) = change_for_all(held, &private) {
         fchdir(&before).map_err(failed("chdir"))?;
         return Err(match error {
             Errno::PERM => PrivateRootError::NoCapability,
             error => failed("chroot")(error),
         });
     }
-    fchdir(&held.descriptors).map_err(failed("chdir /proc/self/fd"))?;
     ENTERED.store(true, Ordering::SeqCst);
     Ok(())
 }
@@ -88,8 +87,7 @@ pub fn enter(directory: &Path) -> Result<(), PrivateRootError> {
 /// relative paths of before mean nothing.
 pub fn leave() -> Result<(), PrivateRootError> {
     let (true, Some(held)) = (is_entered(), HELD.get()) else { return Ok(()) };
-    change(&held.root).map_err(failed("chroot"))?;
-    fchdir(&held.descriptors).map_err(failed("chdir /proc/self/fd"))?;
+    change_for_all(held, &held.root).map_err(failed("chroot"))?;
     ENTERED.store(false, Ordering::SeqCst);
     Ok(())
 }
@@ -99,10 +97,11 @@ pub fn is_entered() -> bool {
     ENTERED.load(Ordering::SeqCst)
 }
 
-/// Changes the working directory on the way; that is put right afterwards.
-fn change(root: &OwnedFd) -> rustix::io::Result<()> {
-    fchdir(root)?;
-    chroot(".")
+/// Other threads open names by descriptor meanwhile, so the working directory never is another one than /proc/self/fd,
+/// from which the new root has a name, too.
+fn change_for_all(held: &Held, root: &OwnedFd) -> rustix::io::Result<()> {
+    fchdir(&held.descriptors)?;
+    chroot(root.as_raw_fd().to_string())
 }
 
 fn held() -> rustix::io::Result<&'static Held> {
@@ -136,7 +135,8 @@ pub fn command_at_real_root(command: &mut Command, working_directory: &Path) {
     };
     let working_directory = working_directory.to_owned();
     let hook = move || {
-        change(&held.root)?;
+        fchdir(&held.root)?;
+        chroot(".")?;
         Ok(rustix::process::chdir(&working_directory)?)
     };
     // SAFETY: between fork and exec only three system calls are made; chdir copies a short path to the stack, and a

@@ -144,5 +144,6 @@ cases![
     swap_keeps_volumes_apart,
     swap_adds_hosts_for_the_step_only,
     swap_works_from_a_private_root,
+    swap_private_root_keeps_names_by_descriptor_good,
     swap_private_root_says_what_it_lacks,
 ];

@@ -548,6 +548,32 @@ pub fn swap_works_from_a_private_root() {
     });
 }
 
+/// Uploads of the last layers open their blobs while the build leaves its private root.
+pub fn swap_private_root_keeps_names_by_descriptor_good() {
+    in_container("swap_private_root_keeps_names_by_descriptor_good", || {
+        let private = Path::new(SIDE).join("private");
+        fs::create_dir(&private).unwrap();
+        let held = fs::File::open("/job-made").unwrap();
+        private_root::enter(&private).unwrap();
+        let path = bareboat_core::sys::fs::descriptor_path(std::os::fd::AsFd::as_fd(&held));
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_eq!(fs::read(&path).unwrap(), b"at run time");
+                }
+            });
+            for _ in 0..2000 {
+                private_root::leave().unwrap();
+                private_root::enter(&private).unwrap();
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            reader.join().unwrap();
+        });
+        private_root::leave().unwrap();
+    });
+}
+
 pub fn swap_private_root_says_what_it_lacks() {
     in_container_with("swap_private_root_says_what_it_lacks", "no-chroot", || {
         let private = Path::new(SIDE).join("private");
