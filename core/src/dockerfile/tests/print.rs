@@ -162,7 +162,13 @@ fn arguments(pairs: &[ArgPair]) -> String {
 
 fn pairs(pairs: &[Pair]) -> String {
     let word = |pair: &Pair| {
-        format!("{}{}{}", pair.key, if pair.delimited { "=" } else { " " }, pair.value)
+        let between = match pair.delimited {
+            true => "=",
+            // An escape before one blank would take that into the key.
+            false if pair.key.ends_with(['\\', '`']) => "  ",
+            false => " ",
+        };
+        format!("{}{between}{}", pair.key, pair.value)
     };
     pairs.iter().map(word).collect::<Vec<_>>().join(" ")
 }
@@ -249,6 +255,12 @@ proptest! {
             check(&parsed.dockerfile, &text);
         }
     }
+}
+
+#[test]
+fn an_escape_at_the_end_of_a_key_is_printed_as_such() {
+    let text = "FROM x\nENV \\ \\\n --from=\n";
+    check(&parse("Dockerfile", text.as_bytes()).unwrap().dockerfile, text);
 }
 
 /// Every Dockerfile of the golden cases and of our own.
