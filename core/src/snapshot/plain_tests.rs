@@ -21,8 +21,9 @@ use crate::{
     tree::{EntryPath, Timestamp},
 };
 
-/// Copies and moves without what a plain tree can't repeat: links by the link counts of the layers below, and a directory into itself,
-/// which stops where the order of the file system has it.
+/// Copies and moves without what a plain tree can't repeat: links by the link counts of the layers below, also within a
+/// directory, which overlayfs has copied where a plain tree renames it; and a directory into itself, which stops where the
+/// order of the file system has it.
 const COPY: &str = r#"cp() {
     from=$(readlink -f "${@: -2:1}") && to=$(readlink -f "${@: -1}") || return 1
     case "$to/" in
@@ -32,9 +33,7 @@ const COPY: &str = r#"cp() {
 }
 mv() {
     from=$(readlink -f "${@: -2:1}") && to=$(readlink -m "${@: -1}") || return 1
-    if [ -d "$from" ] && [ -n "$(find "$from" -name 'hard-*' -type f)" ]; then
-        [ "$(dirname "$to")" = "$PWD" ] && [ ! -e "$to" ] || return 1
-    fi
+    [ ! -d "$from" ] || [ -z "$(find "$from" -name 'hard-*' -type f)" ] || return 1
     case "$from:$to" in
         *hard-*:*hard-*) return 1 ;;
     esac
